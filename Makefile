@@ -1,0 +1,40 @@
+# make demo: a first report in minutes.  make test: everything CI runs.  Both set up .venv by themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test format docs test-slow clean
+
+# torch first and alone: other packages would otherwise pull in another build of it.
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $(READY)
+
+# About 4 minutes on 2 cores, after about 2 for setting up.
+demo: $(READY)
+	$(BIN)/maskscope run double-addition --preset quick --jobs 2 --out runs
+
+# About 5 minutes on 2 cores.
+test: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright --warnings
+	$(BIN)/python -m pytest -q -m "not slow" --jaxtyping-packages=maskscope,beartype.beartype
+	$(BIN)/mkdocs build --strict --quiet
+
+# Long training runs; about 15 minutes on 2 cores.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(READY)
+	$(BIN)/mkdocs serve
+
+clean:
+	rm -rf .venv site

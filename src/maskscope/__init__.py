@@ -1,0 +1,52 @@
+"""Which weights of a trained network does a function live in, and are they shared with another function?
+
+A model is a callable; a masked model is another callable with the same signature; an objective takes a callable.
+"""
+
+from maskscope.analysis.ablate import complement, half, keep_open, random_like
+from maskscope.analysis.compare import iomin, iou, overlap, per_layer, per_tensor, remaining, shared
+from maskscope.analysis.evaluate import evaluate
+from maskscope.analysis.modularity import reuse_of
+from maskscope.core.apply import applied, bake, masked
+from maskscope.core.gates import GumbelSigmoid
+from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
+from maskscope.core.layout import layout
+from maskscope.core.learn import learn_mask, learning
+from maskscope.core.mask import Mask
+from maskscope.core.objectives import accuracy, cross_entropy
+from maskscope.core.schedules import FAST, PUBLISHED, Schedule
+from maskscope.progress import progress
+
+__all__ = [
+    "FAST",
+    "PUBLISHED",
+    "GumbelSigmoid",
+    "Mask",
+    "PerInput",
+    "PerOutput",
+    "PerTensor",
+    "PerWeight",
+    "Schedule",
+    "accuracy",
+    "applied",
+    "bake",
+    "complement",
+    "cross_entropy",
+    "evaluate",
+    "half",
+    "iomin",
+    "iou",
+    "keep_open",
+    "layout",
+    "learn_mask",
+    "learning",
+    "masked",
+    "overlap",
+    "per_layer",
+    "per_tensor",
+    "progress",
+    "random_like",
+    "remaining",
+    "reuse_of",
+    "shared",
+]

@@ -1,0 +1,5 @@
+"""``python -m maskscope``."""
+
+from maskscope.cli import main
+
+main()

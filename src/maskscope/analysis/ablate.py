@@ -1,0 +1,94 @@
+"""Ablations: masks made from masks, to test what a mask says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from maskscope.core.mask import Mask, Origin
+
+
+def complement(mask: Mask) -> Mask:
+    """The inverted mask: is the subtask gone without these weights, and are the others still there?
+
+    Example:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> complement(Mask.full(layout(nn.Linear(2, 3)))).kept_units
+        0
+    """
+    return ~mask
+
+
+def keep_open(mask: Mask, control: Mask, names: Iterable[str]) -> Mask:
+    """The mask, but with some parameters (the input and output layers, say) taken from the control mask.
+
+    Source: the published code's ``inv_mask_exclude_io=fullmask``.
+
+    Args:
+        mask: Usually a complement.
+        control: The mask of the full task.
+        names: Parameters, as globs.
+
+    Raises:
+        KeyError: A glob matches nothing.
+        ValueError: The masks have different layouts.
+
+    Example:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> over = layout(nn.Linear(2, 3))
+        >>> keep_open(Mask.empty(over), Mask.full(over), ["weight"]).kept_units
+        6
+    """
+    names = tuple(names)
+    here = Mask.of(mask.layout, mask.layout.covering(mask.layout.matching(names)))
+    origin = Origin(label=f"{mask.origin.label}, {', '.join(names)} open", model=mask.origin.model)
+    return Mask.of(mask.layout, ((mask - here) | (control & here)).kept, origin)
+
+
+def half(mask: Mask, names: Iterable[str]) -> Mask:
+    """The mask in some parameters only; the others are kept whole.
+
+    Source: Csordas et al. 2021, half-mask test: does a mask of one half of the layers serve with the other half intact?
+
+    Args:
+        mask: Usually the control mask.
+        names: The parameters in which it applies, as globs.
+
+    Raises:
+        KeyError: A glob matches nothing.
+
+    Example:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> half(Mask.empty(layout(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))), ["0.*"]).kept_units
+        3
+    """
+    names = tuple(names)
+    here = mask.layout.covering(mask.layout.matching(names))
+    origin = Origin(label=f"{mask.origin.label} in {', '.join(names)} only", model=mask.origin.model)
+    return Mask.of(mask.layout, mask.kept | ~here, origin)
+
+
+def random_like(mask: Mask, seed: int) -> Mask:
+    """A random mask that keeps as many units of each tensor: what size alone does.
+
+    Args:
+        mask: Whose sizes to take.
+        seed: Of the draw.
+
+    Example:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> random_like(Mask.full(layout(nn.Linear(2, 3))), seed=0).kept_units
+        6
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kept = mask.kept
+    for span in mask.layout.spans:
+        mine = span.own(kept)
+        mine.copy_(mine[torch.randperm(span.units, generator=generator)])
+    origin = Origin(label=f"random, sized as {mask.origin.label}", seed=seed, model=mask.origin.model)
+    return Mask.of(mask.layout, kept, origin)

@@ -1,0 +1,188 @@
+"""How much two masks, or several, have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from maskscope.analysis.chance import Sizes, expected
+from maskscope.analysis.number import Number
+from maskscope.core.layout import layer
+from maskscope.core.mask import Mask
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two masks share somewhere in the network, in units."""
+
+    where: str
+    both: int
+    """Units that both keep."""
+    first: int
+    """Units that the first keeps."""
+    second: int
+    units: int
+    """Units in all."""
+    chance_iou: Number
+    """Expected IoU of random masks that keep as many units of each tensor."""
+    chance_iomin: Number
+
+    @property
+    def either(self) -> int:
+        """Units that at least one keeps."""
+        return self.first + self.second - self.both
+
+    @property
+    def iou(self) -> float:
+        """Both over either; NaN if both masks are empty here."""
+        return self.both / self.either if self.either else math.nan
+
+    @property
+    def iomin(self) -> float:
+        """Both over the smaller; NaN if one is empty here."""
+        smaller = min(self.first, self.second)
+        return self.both / smaller if smaller else math.nan
+
+
+def iou(a: Mask, b: Mask, names: Iterable[str] | None = None) -> float:
+    """Intersection over union: units kept by both over units kept by either.
+
+    Source: Csordas et al. 2021, section 3 (there per tensor). Differs: NaN where both are empty.
+
+    Args:
+        a: A mask.
+        b: A mask over the same layout.
+        names: Only these parameters, as globs. Default: all, pooled.
+
+    Raises:
+        KeyError: A glob matches nothing.
+        ValueError: Different layouts.
+
+    Example:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> mask = Mask.full(layout(nn.Linear(2, 3)))
+        >>> iou(mask, mask), iou(mask, ~mask)
+        (1.0, 0.0)
+    """
+    return overlap(a, b, names).iou
+
+
+def iomin(a: Mask, b: Mask, names: Iterable[str] | None = None) -> float:
+    """Units kept by both over those of the smaller mask: 1 if one contains the other.
+
+    Source: Csordas et al. 2021, section 3 (there per tensor). Differs: NaN, not 0/0 or 1, for an empty mask.
+
+    Args:
+        a: A mask.
+        b: A mask over the same layout.
+        names: Only these parameters, as globs. Default: all, pooled.
+
+    Raises:
+        KeyError: A glob matches nothing.
+        ValueError: Different layouts.
+
+    Example:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> mask = Mask.full(layout(nn.Linear(2, 3)))
+        >>> iomin(mask, mask)
+        1.0
+    """
+    return overlap(a, b, names).iomin
+
+
+def overlap(a: Mask, b: Mask, names: Iterable[str] | None = None, where: str = "all") -> Overlap:
+    """Everything about what two masks share, pooled over some parameters, with its chance level.
+
+    Raises:
+        KeyError: A glob matches nothing.
+        ValueError: Different layouts.
+    """
+    return overlaps(a, b, {where: a.layout.names if names is None else names})[0]
+
+
+def per_tensor(a: Mask, b: Mask) -> tuple[Overlap, ...]:
+    """Overlap in each masked parameter.
+
+    Source: Csordas et al. 2021: the grain at which IoU and IoMin are plotted.
+    """
+    return overlaps(a, b, {name: [name] for name in a.layout.names})
+
+
+def per_layer(a: Mask, b: Mask) -> tuple[Overlap, ...]:
+    """Overlap in each layer: the parameters of one module (of one of its stacked layers) pooled."""
+    layers: dict[str, list[str]] = {}
+    for name in a.layout.names:
+        layers.setdefault(layer(name), []).append(name)
+    return overlaps(a, b, layers)
+
+
+def overlaps(a: Mask, b: Mask, groups: Mapping[str, Iterable[str]]) -> tuple[Overlap, ...]:
+    """Overlap in several groups of parameters, given as globs, in one pass over the masks.
+
+    Raises:
+        KeyError: A glob matches nothing.
+        ValueError: Different layouts.
+    """
+    both, first, second = (a & b).kept, a.kept, b.kept
+    counts = [(span, [int(span.own(flat).sum()) for flat in (both, first, second)]) for span in a.layout.spans]
+    records: list[Overlap] = []
+    for where, patterns in groups.items():
+        names = set(a.layout.matching(patterns))
+        inside = [item for item in counts if any(segment.parameter in names for segment in item[0].segments)]
+        chance = expected([Sizes(span.units, kept_a, kept_b) for span, (_, kept_a, kept_b) in inside])
+        shared_, kept_a, kept_b = (sum(count[i] for _, count in inside) for i in range(3))
+        units = sum(span.units for span, _ in inside)
+        records.append(Overlap(where, shared_, kept_a, kept_b, units, chance.iou, chance.iomin))
+    return tuple(records)
+
+
+def shared(masks: Sequence[Mask], names: Iterable[str] | None = None) -> tuple[float, ...]:
+    """For each mask, the share of its units that any other also keeps: |m_i & (union of the others)| / |m_i|.
+
+    Source: published code, ``shared``. NaN for an empty mask.
+
+    Raises:
+        ValueError: Fewer than two masks, or different layouts.
+
+    Example:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> mask = Mask.full(layout(nn.Linear(2, 3)))
+        >>> shared([mask, mask])
+        (1.0, 1.0)
+    """
+    if len(masks) < 2:
+        raise ValueError(f"sharing needs at least two masks, got {len(masks)}")
+    names = None if names is None else tuple(names)
+    shares: list[float] = []
+    for i, mask in enumerate(masks):
+        others = [other for j, other in enumerate(masks) if j != i]
+        union = others[0]
+        for other in others[1:]:
+            union = union | other
+        shares.append(_share(mask & union, mask, names))
+    return tuple(shares)
+
+
+def remaining(mask: Mask, control: Mask, names: Iterable[str] | None = None) -> float:
+    """The share of the control mask that a subtask's mask keeps: |m & m_0| / |m_0|.
+
+    Source: published code, ``remaining``. NaN for an empty control mask.
+
+    Example:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> mask = Mask.full(layout(nn.Linear(2, 3)))
+        >>> remaining(~mask, mask)
+        0.0
+    """
+    return _share(mask & control, control, None if names is None else tuple(names))
+
+
+def _share(part: Mask, whole: Mask, names: Sequence[str] | None) -> float:
+    here = whole.layout.covering(whole.layout.names if names is None else whole.layout.matching(names))
+    size = int((whole.kept & here).sum())
+    return int((part.kept & here).sum()) / size if size else math.nan

@@ -1,0 +1,244 @@
+"""The command line: ``maskscope list | run | report | compare | inspect``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from maskscope.analysis.compare import Overlap, overlap, per_layer, per_tensor
+from maskscope.core.mask import Mask
+from maskscope.core.select import nearest
+from maskscope.experiments import EXPERIMENTS, SUMMARIES, Preset, experiments
+from maskscope.report.html import write_report
+from maskscope.report.load import Found, find
+from maskscope.report.tables import print_runs
+from maskscope.runs.jobs import Job, JobFailed, run_jobs
+from maskscope.runs.pipeline import Paused, folder_of
+from maskscope.runs.store import InUse, segment
+from maskscope.runs.study import Experiment, layout_of
+
+app = tyro.extras.SubcommandApp()
+
+Positional = tyro.conf.Positional
+
+
+class Failure(Exception):  # noqa: N818 - what a command ends with
+    """An error that a person can act on; shown without a traceback."""
+
+
+@app.command(name="list")
+def list_() -> None:
+    """List the experiments and their presets.
+
+    Example: maskscope list
+    """
+    table = Table("experiment", "preset", "networks", "masks each")
+    for name, presets in EXPERIMENTS.items():
+        for preset, variants in presets.items():
+            titles = "\n".join(f"{item.variant}: {item.title}" for item in variants)
+            masks = "\n".join(f"{len(item.masks())} of {item.masking.schedule.steps:,} steps" for item in variants)
+            table.add_row(name, preset, Text(titles), Text(masks))
+    console = Console()
+    console.print(table)
+    for name, summary in SUMMARIES.items():
+        console.print(f"{name}: {summary}", highlight=False, markup=False)
+
+
+@app.command
+def run(
+    name: Positional[str],
+    /,
+    *,
+    preset: Preset = "quick",
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VARIANT ...")] = (),
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED ...")] = (0,),
+    out: Path = Path("runs"),
+    jobs: int = 1,
+    threads: int = 0,
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Run an experiment: train, learn all masks, test, compare, report.
+
+    What is already done is skipped, what was begun goes on; so the same command resumes.
+
+    Example: maskscope run double-addition --preset quick --seeds 0 1 --jobs 2
+
+    Args:
+        name: Which experiment; see ``maskscope list``.
+        preset: quick: small networks, minutes. standard: the paper's networks, fast schedule. paper: its schedule too.
+        only: Only these variants, such as ``fnn lstm``.
+        seeds: Network seeds.
+        out: Folder for results.
+        jobs: Runs side by side, each in its own process.
+        threads: Threads per run; 0: all cores, divided by the jobs. A begun run keeps the count it was begun with.
+        dry_run: Say what would be masked, and in which folders, and do nothing.
+    """
+    chosen = _chosen(name, preset, only)
+    root = out / segment(name) / preset
+    if jobs < 1 or threads < 0 or not seeds or min(seeds) < 0:
+        raise Failure(f"jobs must be at least 1, threads and seeds not negative; got {jobs=}, {threads=}, {seeds=}")
+    if dry_run:
+        _dry_run(chosen, seeds, root)
+        return
+    console = Console(stderr=True)
+    per_job = threads or max(1, (os.cpu_count() or 1) // jobs)
+    try:
+        run_jobs([Job(item, seed, root, per_job) for item in chosen for seed in seeds], jobs, console)
+    except Paused as stop:
+        command = " ".join(["maskscope", *sys.argv[1:]])
+        console.print(f"{stop}. Everything so far is saved; go on with:\n  {command}", markup=False, highlight=False)
+        raise SystemExit(130) from None
+    folders = {folder_of(root, item, seed).path for item in chosen for seed in seeds}
+    found = find(root)
+    runs = tuple(item for item in found.runs if any(seed.folder.path in folders for seed in item.seeds))
+    order = [item.digest for item in chosen]
+    runs = tuple(sorted(runs, key=lambda item: order.index(item.experiment.digest)))
+    _report(Found(runs, found.unfinished), root / "report.html", f"{name}, preset {preset}")
+
+
+def _chosen(name: str, preset: Preset, only: tuple[str, ...]) -> tuple[Experiment, ...]:
+    try:
+        everything = experiments(name, preset)
+    except KeyError as error:
+        raise Failure(str(error.args[0])) from None
+    variants = [item.variant for item in everything]
+    for variant in only:
+        if variant not in variants:
+            raise Failure(
+                f"{name} has no variant {variant!r}; nearest: {nearest(variant, variants)}; there are {variants}"
+            )
+    return tuple(item for item in everything if not only or item.variant in only)
+
+
+def _dry_run(chosen: tuple[Experiment, ...], seeds: tuple[int, ...], root: Path) -> None:
+    console = Console()
+    for item in chosen:
+        masks = len(item.masks())
+        console.print(Text(f"\n{item.variant}: {item.title}", style="bold"))
+        console.print(
+            f"train {item.training.steps:,} steps, then learn {masks} masks of {item.masking.schedule.steps:,} steps with "
+            f"{item.masking.schedule.samples} samples each, for each of {len(seeds)} seed(s)",
+            highlight=False,
+        )
+        console.print(layout_of(item).table(), markup=False, highlight=False, soft_wrap=True)
+        for seed in seeds:
+            path = folder_of(root, item, seed).path
+            state = "done" if (path / "results.json").exists() else "begun" if path.exists() else "new"
+            console.print(f"{path}: {state}", markup=False, highlight=False)
+
+
+def _report(found: Found, path: Path, title: str) -> None:
+    console = Console()
+    print_runs(found.runs, console)
+    for note in found.unfinished:
+        console.print(f"left out: {note}", markup=False, highlight=False)
+    try:
+        written = write_report(found, path, title)
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    console.print(f"report: {written}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command
+def report(directory: Positional[Path], /, *, out: Path | None = None) -> None:
+    """Write report.html over all finished runs under a folder, and print their tables.
+
+    Example: maskscope report runs/double-addition/quick
+
+    Args:
+        directory: The folder of one run or of many.
+        out: The file to write. Default: report.html in that folder.
+    """
+    try:
+        found = find(directory)
+    except FileNotFoundError as error:
+        raise Failure(str(error)) from None
+    _report(found, out or directory / "report.html", f"maskscope: {directory.resolve().name}")
+
+
+@app.command
+def compare(a: Positional[Path], b: Positional[Path], /) -> None:
+    """Overlap of two mask files: per tensor, per layer and pooled, with its chance level.
+
+    Example: maskscope compare a.safetensors b.safetensors
+
+    Args:
+        a: A mask file.
+        b: Another, over the same layout.
+    """
+    first, second = _mask(a), _mask(b)
+    table = Table(
+        "where", "kept by A", "kept by B", "both", "units", "IoU", "chance", "IoMin", "chance", title=f"A: {a}\nB: {b}"
+    )
+    try:
+        rows: list[Overlap] = [*per_tensor(first, second)]
+        layers = per_layer(first, second)
+        rows += layers if len(layers) < len(rows) else []
+        rows.append(overlap(first, second, where="all"))
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    for row in rows:
+        counts = (f"{count:,}" for count in (row.first, row.second, row.both, row.units))
+        shares = (f"{share:.3f}" for share in (row.iou, row.chance_iou, row.iomin, row.chance_iomin))
+        table.add_row(Text(row.where), *counts, *shares)
+    Console().print(table)
+
+
+@app.command
+def inspect(file: Positional[Path], /) -> None:
+    """Say what a mask file holds: where it comes from, and what it keeps of each tensor.
+
+    Example: maskscope inspect mask.safetensors
+
+    Args:
+        file: A mask file.
+    """
+    mask, console = _mask(file), Console()
+    origin = mask.origin
+    for label, value in (
+        ("label", origin.label),
+        ("subtask", origin.subtask),
+        ("seed", origin.seed),
+        ("gate", origin.gate),
+        ("threshold", origin.threshold),
+        ("penalty", origin.penalty),
+        ("steps", origin.steps),
+        ("network", origin.model and f"{len(origin.model.parameters)} parameters, digest {origin.model.digest}"),
+    ):
+        console.print(f"{label:<10}{'-' if value in ('', None) else value}", markup=False, highlight=False)
+    table = Table("tensor", "unit", "kept units", "units", "kept weights", "weights", "density")
+    for count in mask.counts():
+        kind = mask.layout.by_name[count.parameter].kind
+        numbers = (count.kept_units, count.units, count.kept_weights, count.weights)
+        table.add_row(Text(count.parameter), kind, *(f"{number:,}" for number in numbers), f"{count.density:.1%}")
+    totals = (mask.kept_units, mask.layout.units, mask.kept_weights, mask.layout.weights)
+    table.add_row("all", "", *(f"{number:,}" for number in totals), f"{mask.density:.1%}")
+    console.print(table)
+
+
+def _mask(path: Path) -> Mask:
+    try:
+        return Mask.load(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise Failure(str(error)) from None
+
+
+def main() -> None:
+    """Entry point: errors a person can act on are shown without a traceback."""
+    console = Console(stderr=True)
+    warnings.showwarning = lambda message, *_args, **_kwargs: console.print(  # pyright: ignore[reportUnknownLambdaType]
+        f"warning: {message}", markup=False, highlight=False, style="yellow"
+    )
+    try:
+        app.cli(prog="maskscope", description=__doc__)
+    except (Failure, InUse, JobFailed, OSError) as error:
+        console.print(f"error: {error}", markup=False, highlight=False, style="red", soft_wrap=True)
+        raise SystemExit(1) from None

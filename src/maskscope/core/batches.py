@@ -1,0 +1,177 @@
+"""Batches: where they come from at each step, and how one is cut into parts."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+Batch = Any
+"""A tensor, or tuples, lists, mappings and dataclasses of them: whatever the user's objective takes."""
+
+Batches = Callable[[int], Batch] | Iterable[Batch]
+"""A function of the step (best: a resumed run sees the same data), or an iterable gone through again and again."""
+
+Split = Callable[[Batch, int], Sequence[Batch]]
+"""Cuts a batch into parts, for layouts that do not have the batch first."""
+
+
+class Part(NamedTuple):
+    """One part of a batch."""
+
+    batch: Batch
+    sample: int
+    """Which of the step's mask samples it sees."""
+    share: float
+    """Its weight in the batch's loss."""
+
+
+def stream(batches: Batches, start: int = 0) -> Iterator[Batch]:
+    """The batches from a step on, without end.
+
+    Raises:
+        ValueError: The iterable is empty, or is an iterator that ran out.
+        TypeError: Neither a function of the step nor iterable.
+
+    Example:
+        >>> from itertools import islice
+        >>> list(islice(stream(["a", "b"]), 3))
+        ['a', 'b', 'a']
+    """
+    if isinstance(batches, Iterable):
+        yield from _replayed(batches, start)
+    elif callable(batches):
+        step = start
+        while True:
+            yield batches(step)
+            step += 1
+    else:
+        raise TypeError(
+            f"batches must be a function of the step or an iterable of batches, got {type(batches).__name__}"
+        )
+
+
+def _replayed(batches: Iterable[Batch], start: int) -> Iterator[Batch]:
+    if start:
+        warnings.warn(
+            f"replaying {start} batches to resume; if they are shuffled, pass a function of the step instead",
+            stacklevel=3,
+        )
+    step = 0
+    while True:
+        before = step
+        for batch in batches:
+            if step >= start:
+                yield batch
+            step += 1
+        if step == before:
+            raise ValueError(
+                f"the batches ran out after {step}; pass something that can be gone through again (a list, a DataLoader) "
+                "or a function of the step"
+                if step
+                else "there are no batches: the loader is empty (drop_last with fewer examples than one batch?)"
+            )
+
+
+def size(batch: Batch) -> int:
+    """The number of examples: the first dimension of the first tensor.
+
+    Raises:
+        ValueError: No tensor with a dimension inside.
+
+    Example:
+        >>> size({"x": torch.zeros(5, 2), "scale": 3.0})
+        5
+    """
+    for leaf in _leaves(batch):
+        if leaf.ndim:
+            return leaf.shape[0]
+    raise ValueError(
+        f"no tensor with a batch dimension in this {type(batch).__name__}; a batch holds tensors, batch first"
+    )
+
+
+def cut(
+    batch: Batch, parts: int, split: Split | None = None, weigh: Callable[[Batch], float] | None = None
+) -> list[Part]:
+    """Cut a batch into parts for the mask samples of a step.
+
+    Every tensor whose first dimension is the batch is cut, everything else is passed whole. Parts differ by at most
+    one example and are weighted by their share, so that the mean over the batch is the same.
+
+    Args:
+        batch: The batch.
+        parts: How many.
+        split: Another way of cutting.
+        weigh: What a part's mean loss counts for (its tokens, say). Default: its examples.
+
+    Raises:
+        ValueError: Fewer examples than parts, or no tensor inside.
+
+    Example:
+        >>> [part.batch.tolist() for part in cut(torch.arange(5), 2)]
+        [[0, 1, 2], [3, 4]]
+    """
+    if parts == 1:
+        return [Part(batch, 0, 1.0)]
+    if split is None:
+        whole = size(batch)
+        if whole < parts:
+            raise ValueError(
+                f"a batch of {whole} cannot be cut into samples={parts} parts; use larger batches (a short last one: "
+                f"drop_last=True) or samples={max(whole, 1)}"
+            )
+        pieces: Sequence[Batch] = [_slice(batch, whole, rows) for rows in torch.arange(whole).tensor_split(parts)]
+    else:
+        pieces = split(batch, parts)
+        if len(pieces) != parts:
+            raise ValueError(f"split returned {len(pieces)} parts, expected {parts}")
+    weights = [float(weigh(piece) if weigh else size(piece)) for piece in pieces]
+    total = sum(weights)
+    if not total > 0:
+        raise ValueError("no example in this batch counts for the loss (all labels ignored?)")
+    return [Part(piece, i, weight / total) for i, (piece, weight) in enumerate(zip(pieces, weights, strict=True))]
+
+
+def _children(batch: Batch) -> Iterable[Batch]:
+    if isinstance(batch, Mapping):
+        return cast("Mapping[Any, Any]", batch).values()
+    if isinstance(batch, tuple | list):
+        return cast("Sequence[Any]", batch)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        return [getattr(batch, item.name) for item in dataclasses.fields(batch)]
+    return ()
+
+
+def _leaves(batch: Batch) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    for child in _children(batch):
+        yield from _leaves(child)
+
+
+def _slice(batch: Batch, whole: int, rows: Tensor) -> Batch:  # noqa: PLR0911 - one return per kind of container
+    """The same structure with every leaf that has ``whole`` rows cut to ``rows`` (a contiguous range)."""
+    if isinstance(batch, Tensor):
+        return batch[int(rows[0]) : int(rows[-1]) + 1] if batch.ndim and batch.shape[0] == whole else batch
+    if isinstance(batch, MutableMapping):
+        # A copy of the user's own mapping type: transformers' BatchEncoding stays one.
+        mapping = copy.copy(cast("MutableMapping[Any, Any]", batch))
+        mapping.update({key: _slice(value, whole, rows) for key, value in mapping.items()})
+        return mapping
+    if isinstance(batch, Mapping):
+        return {key: _slice(value, whole, rows) for key, value in cast("Mapping[Any, Any]", batch).items()}
+    if isinstance(batch, tuple | list):
+        pieces = [_slice(item, whole, rows) for item in cast("Sequence[Any]", batch)]
+        if hasattr(batch, "_fields"):
+            return cast("Any", type(batch))(*pieces)
+        return tuple(pieces) if isinstance(batch, tuple) else pieces
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        fields = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch)}
+        return dataclasses.replace(batch, **{name: _slice(value, whole, rows) for name, value in fields.items()})
+    return batch

@@ -1,0 +1,143 @@
+"""The grain of a mask: what one unit of it switches inside a parameter.
+
+A granularity turns a parameter into a *view* (a reshape of it) and the shape of the gates that are broadcast over
+that view. Gates are never expanded to one per weight.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+from torch import nn
+
+from maskscope.core.select import Site, is_normalisation
+
+
+class View(NamedTuple):
+    """A parameter reshaped, and the gates that are broadcast over it."""
+
+    shape: tuple[int, ...]
+    gates: tuple[int, ...]
+
+
+@runtime_checkable
+class Granularity(Protocol):
+    """Anything that can cut a parameter into units."""
+
+    @property
+    def kind(self) -> str:
+        """What a unit is called: weight, output, head, ..."""
+        ...
+
+    def view(self, site: Site) -> View:
+        """The view of a parameter and the shape of its gates."""
+        ...
+
+
+@dataclass(frozen=True)
+class PerWeight:
+    """One unit per weight: the paper's grain.
+
+    Example:
+        >>> from torch import nn
+        >>> from maskscope.core.select import sites
+        >>> PerWeight().view(sites(nn.Linear(2, 3))[0])
+        View(shape=(6,), gates=(6,))
+    """
+
+    kind: Literal["weight"] = "weight"
+
+    def view(self, site: Site) -> View:
+        """Flat: every weight has its own gate."""
+        count = site.parameter.numel()
+        return View((count,), (count,))
+
+
+@dataclass(frozen=True)
+class PerOutput:
+    """One unit per output: a row of a linear layer, a filter of a convolution, a gate row of an LSTM.
+
+    Example:
+        >>> from torch import nn
+        >>> from maskscope.core.select import sites
+        >>> PerOutput().view(sites(nn.Linear(2, 3))[0])
+        View(shape=(3, 2), gates=(3, 1))
+    """
+
+    kind: Literal["output"] = "output"
+
+    def view(self, site: Site) -> View:
+        """Gates along the output axis; one-dimensional parameters have one per element."""
+        shape = tuple(site.parameter.shape)
+        if len(shape) < 2:
+            return View((math.prod(shape),), (math.prod(shape),))
+        output, _ = _axes(site)
+        return _along(output, site)
+
+
+@dataclass(frozen=True)
+class PerInput:
+    """One unit per input: a column of a linear layer, an input channel of a convolution.
+
+    Example:
+        >>> from torch import nn
+        >>> from maskscope.core.select import sites
+        >>> PerInput().view(sites(nn.Linear(2, 3))[0])
+        View(shape=(3, 2), gates=(1, 2))
+    """
+
+    kind: Literal["input"] = "input"
+
+    def view(self, site: Site) -> View:
+        """Gates along the input axis.
+
+        Raises:
+            ValueError: For a bias, which has no input.
+        """
+        shape = tuple(site.parameter.shape)
+        if len(shape) < 2:
+            if any(is_normalisation(owner) for owner in site.owners):
+                return View((math.prod(shape),), (math.prod(shape),))
+            raise ValueError(f"{site.name!r} has shape {shape} and so no input units; leave it out with '!{site.name}'")
+        _, incoming = _axes(site)
+        return _along(incoming, site)
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    """One unit for a whole parameter.
+
+    Example:
+        >>> from torch import nn
+        >>> from maskscope.core.select import sites
+        >>> PerTensor().view(sites(nn.Linear(2, 3))[0])
+        View(shape=(6,), gates=(1,))
+    """
+
+    kind: Literal["tensor"] = "tensor"
+
+    def view(self, site: Site) -> View:
+        """Flat, under one gate."""
+        return View((site.parameter.numel(),), (1,))
+
+
+def _axes(site: Site) -> tuple[int, int]:
+    """The output and the input axis of a parameter's shape, which depend on the layer it belongs to."""
+    owner = site.owners[0]
+    transposed = nn.Embedding | nn.EmbeddingBag | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+    # Hugging Face's Conv1D (GPT-2) is a linear layer that stores (inputs, outputs).
+    if isinstance(owner, transposed) or type(owner).__name__ == "Conv1D":
+        return 1, 0
+    return 0, 1
+
+
+def _along(axis: int, site: Site) -> View:
+    """Gates along one axis; in a grouped convolution axis 1 counts inside a group, so groups get an axis."""
+    shape = tuple(site.parameter.shape)
+    groups = getattr(site.owners[0], "groups", 1)
+    if axis == 1 and groups > 1:
+        view = (groups, shape[0] // groups, *shape[1:])
+        return View(view, (groups, 1, shape[1], *(1 for _ in shape[2:])))
+    return View(shape, tuple(size if i == axis else 1 for i, size in enumerate(shape)))

@@ -1,0 +1,305 @@
+"""The layout of a mask: one flat vector of units laid over the selected parameters."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped
+from torch import Tensor, nn
+
+from maskscope.core import select as selection
+from maskscope.core.granularity import Granularity, PerWeight
+from maskscope.core.select import LeftOut, Pattern, match_names, nearest
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One parameter's part of a layout.
+
+    The parameter is reshaped to ``view``; a gate tensor of shape ``gates`` is broadcast over it. Its units are
+    ``offset .. offset + units`` of the flat vector. Segments that share an offset are tied: a unit switches its
+    slice of each of them (an attention head: its part of q, k, v and o).
+
+    Raises:
+        ValueError: The view does not hold the parameter's weights, or the gates do not broadcast over it.
+
+    Example:
+        >>> head = Segment("o.weight", shape=(8, 8), view=(8, 2, 4), gates=(1, 2, 1), offset=0, kind="head")
+        >>> head.units, head.weights_per_unit
+        (2, 32)
+    """
+
+    parameter: str
+    shape: tuple[int, ...]
+    view: tuple[int, ...]
+    gates: tuple[int, ...]
+    offset: int
+    kind: str
+
+    def __post_init__(self) -> None:
+        """Check the arithmetic of the view."""
+        if math.prod(self.view) != math.prod(self.shape):
+            raise ValueError(f"{self.parameter!r} of shape {self.shape} cannot be viewed as {self.view}")
+        if len(self.gates) != len(self.view) or any(
+            gate not in (1, size) for gate, size in zip(self.gates, self.view, strict=True)
+        ):
+            raise ValueError(f"gates {self.gates} do not broadcast over the view {self.view} of {self.parameter!r}")
+        if self.offset < 0:
+            raise ValueError(f"offset of {self.parameter!r} must not be negative, got {self.offset}")
+
+    @property
+    def units(self) -> int:
+        """How many units lie over this parameter."""
+        return math.prod(self.gates)
+
+    @property
+    def weights(self) -> int:
+        """How many weights the parameter has."""
+        return math.prod(self.shape)
+
+    @property
+    def weights_per_unit(self) -> int:
+        """How many of this parameter's weights one unit switches."""
+        return self.weights // self.units if self.units else 0
+
+    def own(self, flat: Shaped[Tensor, " all_units"]) -> Shaped[Tensor, " units"]:
+        """This parameter's part of a flat vector; a view."""
+        return flat[self.offset : self.offset + self.units]
+
+    def gated(self, parameter: Shaped[Tensor, "..."], gates: Shaped[Tensor, " units"]) -> Shaped[Tensor, "..."]:
+        """The parameter times its gates, in the parameter's shape and dtype; differentiable in both."""
+        gates = gates.to(parameter.device, parameter.dtype).view(self.gates)
+        return (parameter.reshape(self.view) * gates).view(self.shape)
+
+    def expanded(self, units: Shaped[Tensor, " units"]) -> Shaped[Tensor, "..."]:
+        """The units' values, one per weight, in the parameter's shape."""
+        return units.view(self.gates).expand(self.view).reshape(self.shape)
+
+    def collected(self, per_weight: Shaped[Tensor, "..."]) -> Shaped[Tensor, " units"]:
+        """Sum a tensor of the parameter's shape over the weights of each unit."""
+        return per_weight.reshape(self.view).sum_to_size(self.gates).reshape(-1)
+
+
+class Span(NamedTuple):
+    """A run of units with one noise stream, and the segments tied to it."""
+
+    name: str
+    """The first parameter that uses these units; names the noise."""
+    offset: int
+    units: int
+    segments: tuple[Segment, ...]
+
+    def own(self, flat: Shaped[Tensor, " all_units"]) -> Shaped[Tensor, " units"]:
+        """These units' part of a flat vector; a view."""
+        return flat[self.offset : self.offset + self.units]
+
+
+class Row(NamedTuple):
+    """One line of the dry-run table."""
+
+    parameter: str
+    shape: tuple[int, ...]
+    kind: str
+    units: int
+    weights: int
+    reason: str | None
+    """Why it is not masked; None if it is."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which units lie over which weights. Immutable; two masks compare only over equal layouts.
+
+    Raises:
+        ValueError: No segment, a parameter twice, or units that overlap without being tied.
+    """
+
+    segments: tuple[Segment, ...]
+    left_out: tuple[LeftOut, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        """Check that the units are numbered without a gap and every parameter appears once."""
+        if not self.segments:
+            raise ValueError("a layout needs at least one segment")
+        names = [segment.parameter for segment in self.segments]
+        doubled = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if doubled:
+            raise ValueError(f"a weight belongs to at most one unit, but these parameters appear twice: {doubled}")
+        end = 0
+        for span in sorted(self.spans, key=lambda span: span.offset):
+            if span.offset != end:
+                raise ValueError(
+                    f"units of {span.name!r} start at {span.offset}, expected {end}: tied segments share offset and "
+                    "count, others follow each other"
+                )
+            end = span.offset + span.units
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """The distinct runs of units, tied segments once."""
+        tied: dict[tuple[int, int], list[Segment]] = {}
+        for segment in self.segments:
+            tied.setdefault((segment.offset, segment.units), []).append(segment)
+        return tuple(Span(group[0].parameter, *where, tuple(group)) for where, group in tied.items())
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Segment]:
+        """Segments by the name of their parameter."""
+        return {segment.parameter: segment for segment in self.segments}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The masked parameters, in order."""
+        return tuple(segment.parameter for segment in self.segments)
+
+    @property
+    def units(self) -> int:
+        """The length of the flat vector."""
+        return sum(span.units for span in self.spans)
+
+    @property
+    def weights(self) -> int:
+        """How many weights the units switch."""
+        return sum(segment.weights for segment in self.segments)
+
+    def matching(self, patterns: Iterable[str]) -> tuple[str, ...]:
+        """The masked parameters that match any of the globs.
+
+        Raises:
+            KeyError: A glob matches none; the message has the nearest names.
+        """
+        return match_names(self.names, patterns)
+
+    def unit_weights(self) -> Int64[Tensor, " units"]:
+        """How many weights each unit switches, over all tied parameters."""
+        counts = torch.zeros(self.units, dtype=torch.int64)
+        for segment in self.segments:
+            segment.own(counts).add_(segment.weights_per_unit)
+        return counts
+
+    def covering(self, names: Iterable[str]) -> Bool[Tensor, " units"]:
+        """Which units touch any of the named parameters."""
+        covered = torch.zeros(self.units, dtype=torch.bool)
+        for name in names:
+            self.by_name[name].own(covered).fill_(value=1)
+        return covered
+
+    def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Refuse a network that this layout was not made for.
+
+        Raises:
+            KeyError: Parameters are missing; the message has the nearest names.
+            ValueError: Shapes differ.
+        """
+        missing = [name for name in self.names if name not in shapes]
+        if missing:
+            raise KeyError(
+                f"the mask is for another network: {len(missing)} of its {len(self.names)} parameters are missing here, "
+                f"first {missing[0]!r}; nearest: {nearest(missing[0], shapes)}"
+            )
+        for segment in self.segments:
+            here = tuple(shapes[segment.parameter])
+            if here != segment.shape:
+                raise ValueError(
+                    f"the mask is for another network: {segment.parameter!r} has shape {here} here, "
+                    f"{segment.shape} in the mask"
+                )
+
+    def rows(self) -> tuple[Row, ...]:
+        """What is masked and what is not, with reasons: the dry run as records."""
+        masked = [Row(s.parameter, s.shape, s.kind, s.units, s.weights, None) for s in self.segments]
+        others = [Row(o.name, (), "", 0, o.weights, o.reason) for o in self.left_out]
+        return (*masked, *others)
+
+    def table(self) -> str:
+        """The dry run as text: per parameter what is masked, in which units, or why not.
+
+        Example:
+            >>> from torch import nn
+            >>> print(layout(nn.Linear(2, 3)).table())
+            parameter  unit    units  weights  shape
+            weight     weight      6        6  3 x 2
+            bias       -           -        3  not masked: bias outside a normalisation layer
+            masked: 6 units over 6 weights in 1 parameter; not masked: 3 weights in 1 parameter
+        """
+        lines = [("parameter", "unit", "units", "weights", "shape")]
+        for row in self.rows():
+            shape = " x ".join(map(str, row.shape)) if row.reason is None else f"not masked: {row.reason}"
+            units = f"{row.units:,}" if row.reason is None else "-"
+            lines.append((row.parameter, row.kind or "-", units, f"{row.weights:,}", shape))
+        widths = [max(len(line[i]) for line in lines) for i in range(4)]
+        text = [
+            f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}  {e}" for a, b, c, d, e in lines
+        ]
+        spared = sum(item.weights for item in self.left_out)
+        total = (
+            f"masked: {self.units:,} units over {self.weights:,} weights in {_parameters(len(self.segments))}; "
+            f"not masked: {spared:,} weights in {_parameters(len(self.left_out))}"
+        )
+        return "\n".join([*text, total])
+
+
+def _parameters(count: int) -> str:
+    return f"{count} parameter{'' if count == 1 else 's'}"
+
+
+def layer(parameter: str) -> str:
+    """The layer a parameter belongs to: its module, and for stacked recurrent layers which of them.
+
+    Example:
+        >>> layer("encoder.0.weight"), layer("lstm.weight_hh_l1")
+        ('encoder.0', 'lstm.l1')
+    """
+    module, _, leaf = parameter.rpartition(".")
+    stacked = re.search(r"_(l\d+(?:_reverse)?)$", leaf)
+    return ".".join(part for part in (module, stacked[1] if stacked else "") if part) or leaf
+
+
+def layout(
+    model: nn.Module,
+    select: Sequence[Pattern] | None = None,
+    *,
+    granularity: Granularity | None = None,
+) -> Layout:
+    """Lay a flat vector of units over a network's parameters.
+
+    Args:
+        model: Any network; nothing in it is changed.
+        select: Which parameters (see ``select``). Default: every weight; not embeddings, nor biases outside
+            normalisation layers. ``print(layout(model).table())`` says what that means here.
+        granularity: What one unit is. Default: a single weight.
+
+    Raises:
+        KeyError: A pattern matches nothing.
+        ValueError: Nothing is selected.
+
+    Example:
+        >>> from torch import nn
+        >>> layout(nn.LSTM(4, 8)).names
+        ('weight_ih_l0', 'weight_hh_l0')
+    """
+    chosen = selection.select(model, select)
+    grain = PerWeight() if granularity is None else granularity
+    segments: list[Segment] = []
+    offset = 0
+    for site in chosen.chosen:
+        view = grain.view(site)
+        segment = Segment(site.name, tuple(site.parameter.shape), view.shape, view.gates, offset, grain.kind)
+        segments.append(segment)
+        offset += segment.units
+    return Layout(tuple(segments), chosen.left_out)
+
+
+def gated(
+    flat: Float[Tensor, " units"], over: Layout, parameters: Mapping[str, Tensor]
+) -> dict[str, Shaped[Tensor, "..."]]:
+    """Every masked parameter times its gates; differentiable in both."""
+    return {
+        segment.parameter: segment.gated(parameters[segment.parameter], segment.own(flat)) for segment in over.segments
+    }

@@ -1,0 +1,370 @@
+"""Learning a mask: the loop, and the function that runs it to the end."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from maskscope.core.apply import forget_replaced
+from maskscope.core.batches import Batches, Part, Split, cut, stream
+from maskscope.core.fingerprint import Fingerprint, fingerprint
+from maskscope.core.gates import Gate, GumbelSigmoid
+from maskscope.core.interrupts import deferred
+from maskscope.core.kernels import Kernel, Mode
+from maskscope.core.layout import Layout
+from maskscope.core.layout import layout as lay_out
+from maskscope.core.logits import Logits
+from maskscope.core.mask import Mask, Origin
+from maskscope.core.modes import evaluating
+from maskscope.core.noise import Draw, draw
+from maskscope.core.objectives import Objective, Weighed
+from maskscope.core.schedules import FAST, Schedule
+
+PENALTY = 1e-4 / 128
+"""Default weight of the summed logits. Source: the paper's 1e-4 over its batch of 128 (LSTM and add-mul)."""
+
+_CHECK_EVERY = 50
+"""Steps between looks at the device for a non-finite loss; on a CPU looking costs nothing and is done every step."""
+
+
+class State(NamedTuple):
+    """Where learning stands after a step."""
+
+    step: int
+    """Steps taken."""
+    steps: int
+    """Steps in all."""
+    loss: Tensor
+    """Mean loss of the step's batch, without the penalty; on the device."""
+    logits: Logits
+
+
+class Reading(NamedTuple):
+    """One point of a learning curve."""
+
+    step: int
+    loss: float
+    kept: int
+    """Units that would be kept now."""
+    undecided: int
+    """Units whose keep probability lies between .05 and .95."""
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A mask with what it was made from."""
+
+    mask: Mask
+    logits: Float32[Tensor, " units"]
+    probability: Float32[Tensor, " units"]
+    """Keep probability of every unit."""
+    curve: tuple[Reading, ...]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient was NaN or infinite; ``state`` is the last good one."""
+
+    def __init__(self, state: State) -> None:
+        """Carry the state for whoever catches this."""
+        super().__init__(
+            f"the loss or its gradient was not finite at step {state.step + 1} of {state.steps}; the logits are as after "
+            f"step {state.step}. Look at that step's batch, the objective (log of 0?) or the learning rate"
+        )
+        self.state = state
+
+
+class LearningInterrupted(KeyboardInterrupt):
+    """Ctrl-C while learning; ``state`` goes on with ``learn_mask(..., resume=state.logits)``."""
+
+    def __init__(self, state: State) -> None:
+        """Carry the state for whoever catches this."""
+        super().__init__(
+            f"stopped after step {state.step} of {state.steps}; go on with learn_mask(..., resume=stop.state.logits)"
+        )
+        self.state = state
+
+
+Watch = Callable[[Iterator[State]], Iterable[State]]
+"""Wraps the iteration: progress, checkpoints, early stopping. ``maskscope.progress("add")`` is one."""
+
+
+def learning(
+    model: nn.Module,
+    batches: Batches,
+    objective: Objective,
+    *,
+    layout: Layout,
+    gate: Gate | None = None,
+    schedule: Schedule = FAST,
+    penalty: float = PENALTY,
+    seed: int = 0,
+    resume: Logits | None = None,
+    split: Split | None = None,
+    kernel: Mode = "auto",
+) -> Generator[State]:
+    """Learn a mask step by step; yields the state after each.
+
+    Each step cuts a batch into ``schedule.samples`` parts, runs each under its own sample of the mask, and moves the
+    logits down the gradient of the mean loss plus ``penalty`` times the summed gate penalty. The network is not
+    changed; between steps it is in the mode the caller left it in.
+
+    Source: Csordas et al. 2021, section 2. Differs: one sample per part however often the objective calls the network
+    (published: a fresh one each call); the clip looks at the mask's gradient only; no hidden division of the penalty.
+
+    Args:
+        model: Any network; its weights stay as they are.
+        batches: A function of the step, or an iterable that is gone through again and again.
+        objective: ``objective(network, batch)``: the mean loss of the subtask, a scalar.
+        layout: Which units lie over which weights.
+        gate: Default: ``GumbelSigmoid()``.
+        schedule: Steps, learning rate, samples.
+        penalty: Added to the mean loss per unit of summed logit.
+        seed: Of the mask's noise.
+        resume: Logits of an earlier, interrupted call with the same settings.
+        split: How to cut a batch whose first dimension is not the batch.
+        kernel: Compiled or eager; the masks are the same.
+
+    Raises:
+        ValueError: Non-finite weights, unusable batches, or a loss that no masked weight takes part in.
+        NonFiniteLossError: The loss or gradient is not finite; carries the last good state.
+
+    Example:
+        >>> model, batch = nn.Linear(2, 2), (torch.ones(8, 2), torch.ones(8, dtype=torch.long))
+        >>> from maskscope.core.objectives import cross_entropy
+        >>> from maskscope.core.layout import layout
+        >>> states = learning(model, [batch], cross_entropy, layout=layout(model), schedule=Schedule(steps=3))
+        >>> [state.step for state in states]
+        [1, 2, 3]
+    """
+    gate = GumbelSigmoid() if gate is None else gate
+    weights = _checked_weights(model, layout)
+    logits = resume or Logits(layout, schedule, weights[layout.names[0]].device)
+    weigh = objective.weigh if isinstance(objective, Weighed) else None
+    start, looks = logits.step, 1 if logits.values.is_cpu else _CHECK_EVERY
+    fused = Kernel(gate, kernel, float((schedule.steps - start) * layout.units * schedule.samples))
+    good = torch.zeros((), dtype=torch.int64, device=logits.values.device)
+    fine = torch.ones((), dtype=torch.bool, device=logits.values.device)
+    for step, batch in zip(range(start, schedule.steps), stream(batches, start), strict=False):
+        loss = torch.zeros((), device=logits.values.device)
+        for part in cut(batch, schedule.samples, split, weigh):
+            noise = [draw(seed, step, part.sample, span.name, strata=schedule.strata_of_step) for span in layout.spans]
+            loss += _descent(model, objective, part, weights=weights, logits=logits, kernel=fused, noise=noise)
+        fine = logits.descend(gate, penalty, fine & loss.isfinite())
+        good += fine
+        if ((step + 1) % looks == 0 or step + 1 == schedule.steps) and not bool(fine):
+            logits.step = start + int(good)
+            raise NonFiniteLossError(State(logits.step, schedule.steps, loss, logits))
+        yield State(step + 1, schedule.steps, loss, logits)
+
+
+def learn_mask(
+    model: nn.Module,
+    batches: Batches,
+    objective: Objective,
+    *,
+    layout: Layout | None = None,
+    gate: Gate | None = None,
+    schedule: Schedule = FAST,
+    penalty: float = PENALTY,
+    seed: int = 0,
+    subtask: str = "",
+    resume: Logits | None = None,
+    split: Split | None = None,
+    kernel: Mode = "auto",
+    watch: Watch | None = None,
+) -> Learned:
+    """Learn the mask of one subtask over a frozen network: ``learning`` run to its end.
+
+    Args:
+        model: Any network; nothing in it is changed.
+        batches: A function of the step, or an iterable that is gone through again and again.
+        objective: ``objective(network, batch)``: the mean loss of the subtask, a scalar.
+        layout: Default: every weight; not embeddings, nor biases outside normalisation layers.
+        gate: Default: ``GumbelSigmoid()``.
+        schedule: Steps, learning rate, samples.
+        penalty: Added to the mean loss per unit of summed logit. Larger: smaller masks.
+        seed: Of the mask's noise.
+        subtask: Its name, kept with the mask.
+        resume: Logits of an earlier, interrupted call with the same settings.
+        split: How to cut a batch whose first dimension is not the batch.
+        kernel: Compiled or eager; the masks are the same.
+        watch: Wraps the iteration; ``maskscope.progress("add")`` shows a progress bar.
+
+    Raises:
+        ValueError: Non-finite weights, unusable batches, or a loss that no masked weight takes part in.
+        NonFiniteLossError: The loss or gradient is not finite; carries the last good state.
+        LearningInterrupted: Ctrl-C; carries the state to go on from.
+
+    Example:
+        >>> from maskscope.core.objectives import cross_entropy
+        >>> model = nn.Linear(3, 2, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[9.0, -9.0, 1.0], [-9.0, 9.0, 1.0]]))
+        >>> inputs = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # the third is never on
+        >>> batch = (inputs.repeat(4, 1), torch.tensor([0, 1]).repeat(4))
+        >>> learned = learn_mask(model, [batch], cross_entropy, penalty=1e-4, schedule=Schedule(steps=200))
+        >>> learned.mask.parameter("weight")[:, 2].tolist()
+        [False, False]
+    """
+    gate = GumbelSigmoid() if gate is None else gate
+    layout = lay_out(model) if layout is None else layout
+    states = learning(
+        model,
+        batches,
+        objective,
+        layout=layout,
+        gate=gate,
+        schedule=schedule,
+        penalty=penalty,
+        seed=seed,
+        resume=resume,
+        split=split,
+        kernel=kernel,
+    )
+    state: State | None = None
+    curve: list[Reading] = []
+    with closing(states), deferred() as interrupts:
+        for state in watch(states) if watch else states:
+            if is_reading(state.step, state.steps):
+                curve.append(read(state, gate))
+            if interrupts.pressed:
+                raise LearningInterrupted(state)
+    logits = state.logits if state else cast("Logits", resume)
+    origin = origin_of(
+        gate=gate, schedule=schedule, penalty=penalty, seed=seed, subtask=subtask, model=fingerprint(model)
+    )
+    return finish(logits, gate, origin, curve)
+
+
+def is_reading(step: int, steps: int) -> bool:
+    """Whether a step belongs on the learning curve: about 100 points, and the last."""
+    return step % max(1, steps // 100) == 0 or step == steps
+
+
+def read(state: State, gate: Gate) -> Reading:
+    """One point of the learning curve."""
+    values = state.logits.values
+    probability = gate.probability(values)
+    undecided = int(((probability > 0.05) & (probability < 0.95)).sum())
+    return Reading(state.step, float(state.loss), int(gate.harden(values, state.logits.layout).sum()), undecided)
+
+
+def origin_of(
+    *, gate: Gate, schedule: Schedule, penalty: float, seed: int, subtask: str, model: Fingerprint | None
+) -> Origin:
+    """What a mask file says of how the mask was learned."""
+    return Origin(subtask, subtask, seed, repr(gate), gate.threshold, penalty, schedule.steps, model)
+
+
+def finish(logits: Logits, gate: Gate, origin: Origin, curve: Sequence[Reading]) -> Learned:
+    """Harden the logits; a mask that ends empty or full is a warning."""
+    values = logits.values.detach().cpu().clone()
+    mask = Mask.of(logits.layout, gate.harden(values, logits.layout), origin)
+    what = f"the mask of {origin.subtask or 'this subtask'}"
+    if mask.is_empty:
+        warnings.warn(f"{what} is empty: the penalty {origin.penalty:.3g} removed everything; lower it", stacklevel=3)
+    if mask.is_full:
+        warnings.warn(
+            f"{what} keeps everything: too few steps ({origin.steps}) or too small a penalty ({origin.penalty:.3g})",
+            stacklevel=3,
+        )
+    return Learned(mask, values, gate.probability(values), tuple(curve))
+
+
+def _checked_weights(model: nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """All parameters, detached (or those outside the layout would collect a .grad), checked against the layout."""
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    layout.check({name: weight.shape for name, weight in weights.items()})
+    for name, weight in weights.items():
+        bad = int((~weight.isfinite()).sum())
+        if bad:
+            raise ValueError(
+                f"{name!r} holds {bad} NaN or infinite values of {weight.numel()}; a mask cannot be learned over them "
+                "(0 times NaN is NaN). Did the training diverge?"
+            )
+    return weights
+
+
+def _descent(
+    model: nn.Module,
+    objective: Objective,
+    part: Part,
+    *,
+    weights: Mapping[str, Tensor],
+    logits: Logits,
+    kernel: Kernel,
+    noise: Sequence[Draw],
+) -> Tensor:
+    """Run one part under one sample and add its share of d(loss)/d(logit) to the gradient; returns its share of the loss.
+
+    The gated weights are leaves of the graph: backward ends there. With g their gradient, a logit gets the sum of
+    g * weight over its unit's weights, times the gate's slope.
+    """
+    values = logits.values.detach()
+    leaves: dict[str, Tensor] = {}
+    for span, stream_key in zip(logits.layout.spans, noise, strict=True):
+        gates = kernel.sample(span.own(values), stream_key)
+        for segment in span.segments:
+            leaves[segment.parameter] = segment.gated(weights[segment.parameter], gates).requires_grad_()
+    loss = _backward(model, {**weights, **leaves}, objective, part)
+    if all(leaf.grad is None for leaf in leaves.values()):
+        raise ValueError(
+            "the loss does not depend on any masked weight: is the network's output detached, or read from layers that "
+            "the layout leaves out? layout.table() says what is masked"
+        )
+    for span, stream_key in zip(logits.layout.spans, noise, strict=True):
+        grads = [(segment, leaves[segment.parameter].grad) for segment in span.segments]
+        per_unit = [segment.collected(grad * weights[segment.parameter]) for segment, grad in grads if grad is not None]
+        if per_unit:
+            total = torch.stack([unit.to(values) for unit in per_unit]).sum(0) if len(per_unit) > 1 else per_unit[0]
+            span.own(logits.grad).add_(kernel.slope(span.own(values), stream_key).mul_(total.to(values)))
+    return loss.to(values)
+
+
+class _Swapped(nn.Module):
+    """Runs a function on a network from inside ``functional_call``.
+
+    So the tensors stay swapped in until backward is done: gradient checkpointing runs the network again in backward,
+    and after ``functional_call`` has returned it would silently see the original weights.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, run: Callable[[nn.Module], Tensor]) -> Tensor:
+        return run(self.model)
+
+
+def _backward(model: nn.Module, tensors: Mapping[str, Tensor], objective: Objective, part: Part) -> Tensor:
+    """The part's share of the loss, after backward, with other tensors in place of the network's parameters."""
+
+    def run(network: nn.Module) -> Tensor:
+        with evaluating(network), torch.enable_grad():
+            loss = objective(network, part.batch)
+            _check_loss(loss)
+            share = loss * part.share
+            share.backward()
+            return share.detach()
+
+    swapped = _Swapped(model)
+    swapped.training = model.training
+    try:
+        return functional_call(swapped, {f"model.{name}": tensor for name, tensor in tensors.items()}, (run,))
+    finally:
+        forget_replaced(model)
+
+
+def _check_loss(loss: object) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise TypeError(f"an objective returns the mean loss as a scalar tensor, got {got}")
+    if not loss.requires_grad:
+        raise ValueError("the loss has no gradient: was it computed under no_grad, or with .item() or .detach()?")

@@ -1,0 +1,85 @@
+"""Objectives and metrics: functions of a callable network and a batch.
+
+A metric returns one number per example; an objective returns the mean loss of a batch. Any function of that form
+will do; these are the common ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn import functional
+
+from maskscope.core.batches import Batch
+
+Network = Callable[..., Any]
+"""A network, or a network under a mask: anything with its call signature."""
+
+Objective = Callable[[Network, Batch], Tensor]
+"""The mean loss of a network on a batch, a scalar."""
+
+Metric = Callable[[Network, Batch], Tensor]
+"""One number per example, of shape (examples,)."""
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """An objective whose mean is not over examples says over what, so that parts of a batch are weighted rightly."""
+
+    def __call__(self, model: Network, batch: Batch, /) -> Tensor:
+        """The mean loss."""
+        ...
+
+    def weigh(self, batch: Batch) -> float:
+        """What a batch's mean loss counts for."""
+        ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Mean cross-entropy over all labels of batches ``(inputs, targets)``.
+
+    Outputs have the classes last: (batch, classes) for labels (batch,), or (batch, positions, classes) for labels
+    (batch, positions); labels equal to ``ignore`` do not count.
+
+    Example:
+        >>> import torch
+        >>> outputs = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
+        >>> round(float(cross_entropy(lambda x: outputs, (None, torch.tensor([0, 1])))), 4)
+        0.6931
+    """
+
+    kind: Literal["cross-entropy"] = "cross-entropy"
+    ignore: int = -100
+    """Label of positions that do not count (torch's own default)."""
+
+    def __call__(self, model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]]) -> Float[Tensor, ""]:
+        """The mean over all labels that count."""
+        inputs, targets = batch
+        outputs = model(inputs)
+        return functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=self.ignore)
+
+    def weigh(self, batch: tuple[Any, Int[Tensor, "batch *positions"]]) -> float:
+        """The number of labels that count."""
+        return float((batch[1] != self.ignore).sum())
+
+
+cross_entropy = CrossEntropy()
+"""``CrossEntropy`` with its defaults."""
+
+
+def accuracy(model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]]) -> Shaped[Tensor, " batch"]:
+    """1 for every example whose labels are all predicted, else 0.
+
+    Example:
+        >>> import torch
+        >>> accuracy(lambda x: torch.eye(3), (None, torch.tensor([0, 1, 1])))
+        tensor([1., 1., 0.])
+    """
+    inputs, targets = batch
+    right = model(inputs).argmax(-1) == targets
+    return right.flatten(1).all(1).float() if right.ndim > 1 else right.float()

@@ -1,0 +1,1 @@
+"""Data sets: each a frozen dataclass that makes its batches as a function of (seed, step)."""

@@ -1,0 +1,198 @@
+"""Double addition: two pairs of two-digit numbers, each to be added modulo 100."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from maskscope.core.objectives import Network
+
+Mode = Literal["separate", "together", "forced"]
+Split = Literal["train", "test", "valid"]
+
+_SEED = 0x12345678
+_SPLITS: tuple[Split, ...] = ("train", "test", "valid")
+_STEPS_PER_PAIR = 3
+
+
+class Problems(NamedTuple):
+    """A batch: one-hot digits in, digits of the two sums out (least significant first)."""
+
+    inputs: Float[Tensor, "batch 80"]
+    """Two pairs of two numbers of two digits, ten places each."""
+    sums: Int64[Tensor, "batch pairs=2 digits=2"]
+
+
+class Digits(NamedTuple):
+    """A split, compactly."""
+
+    inputs: UInt8[Tensor, "examples 8"]
+    sums: UInt8[Tensor, "examples 2 2"]
+
+    def problems(self, rows: Int64[Tensor, " batch"] | slice) -> Problems:
+        """Some of its examples as a batch."""
+        hot = functional.one_hot(self.inputs[rows].long(), 10).flatten(1).float()
+        return Problems(hot, self.sums[rows].long())
+
+
+@dataclass(frozen=True)
+class PairsLoss:
+    """Mean cross-entropy over the digits of some pairs' sums."""
+
+    mode: Mode
+    pairs: tuple[int, ...]
+    """Which pairs count, 0 or 1."""
+    hide_others: bool = False
+    """Zero the input of the pairs that do not count. Source: masks of the published LSTM are learned so."""
+
+    def __call__(self, model: Network, batch: Problems) -> Float[Tensor, ""]:
+        """The mean over examples, pairs and digits."""
+        outputs = answers(model, batch.inputs, self.mode, self.pairs, hide_others=self.hide_others)
+        return functional.cross_entropy(outputs.flatten(0, -2), batch.sums[:, self.pairs].flatten())
+
+
+@dataclass(frozen=True)
+class PairsRight:
+    """Whether every digit of some pairs' sums is right; all inputs are shown."""
+
+    mode: Mode
+    pairs: tuple[int, ...]
+
+    def __call__(self, model: Network, batch: Problems) -> Float[Tensor, " batch"]:
+        """1 for right, 0 for wrong, per example."""
+        outputs = answers(model, batch.inputs, self.mode, self.pairs)
+        return (outputs.argmax(-1) == batch.sums[:, self.pairs]).flatten(1).all(1).float()
+
+
+def answers(
+    model: Network,
+    inputs: Float[Tensor, "batch 80"],
+    mode: Mode,
+    pairs: tuple[int, ...],
+    *,
+    hide_others: bool = False,
+) -> Float[Tensor, "batch pairs 2 10"]:
+    """What a network says of some pairs' sums, in the way of a mode.
+
+    separate: one pass per pair with the other pair zeroed, the pair's output block read (the FNN).
+    together: both pairs at each of six steps, output read at the last (the LSTM).
+    forced: pair 1 on steps 1-3, pair 2 on steps 4-6, pair i read at step 3i (the LSTM, one input at a time).
+
+    Args:
+        model: A network from 80 inputs to 40 outputs, per step in the recurrent modes.
+        inputs: One-hot digits.
+        mode: How they are shown and read.
+        pairs: Which pairs to answer.
+        hide_others: Zero the input of the other pairs.
+
+    Source: Csordas et al. 2021, double addition; published code (task ``tuple``).
+    """
+    shown = torch.stack([_only(inputs, pair) for pair in pairs]).sum(0) if hide_others else inputs
+    if mode == "separate":
+        read = [_blocks(model(_only(shown, pair)))[:, pair] for pair in pairs]
+    elif mode == "together":
+        last = _blocks(model(shown.unsqueeze(1).expand(-1, 2 * _STEPS_PER_PAIR, -1))[:, -1])
+        read = [last[:, pair] for pair in pairs]
+    else:
+        each = [_only(shown, pair).unsqueeze(1).expand(-1, _STEPS_PER_PAIR, -1) for pair in range(2)]
+        steps = model(torch.cat(each, 1))
+        read = [_blocks(steps[:, _STEPS_PER_PAIR * (pair + 1) - 1])[:, pair] for pair in pairs]
+    return torch.stack(read, 1)
+
+
+def _only(inputs: Float[Tensor, "batch 80"], pair: int) -> Float[Tensor, "batch 80"]:
+    shown = torch.zeros_like(inputs)
+    shown[:, 40 * pair : 40 * (pair + 1)] = inputs[:, 40 * pair : 40 * (pair + 1)]
+    return shown
+
+
+def _blocks(outputs: Float[Tensor, "batch 40"]) -> Float[Tensor, "batch 2 2 10"]:
+    return outputs.unflatten(1, (2, 2, 10))
+
+
+@dataclass(frozen=True)
+class DoubleAddition:
+    """The data of the paper's first experiment, and what its subtasks are.
+
+    Source: Csordas et al. 2021, double addition; seeds and sizes of the published code.
+
+    Example:
+        >>> data = DoubleAddition("separate", train=100, valid=10)
+        >>> data.batches("train", 4, seed=0)(0).inputs.shape
+        torch.Size([4, 80])
+    """
+
+    mode: Mode
+    """How a network is shown the pairs and read."""
+    kind: Literal["double-addition"] = "double-addition"
+    train: int = 1_000_000
+    """Training examples."""
+    valid: int = 10_000
+    """Validation examples."""
+
+    inputs = 80
+    outputs = 40
+    full = "both pairs"
+    subtasks = ("pair 1", "pair 2")
+    solved = 0.95
+    """Below this accuracy of the full network a subtask counts as not learned."""
+    chance = 0.01
+    """Accuracy of guessing two digits."""
+
+    def pairs(self, subtask: str) -> tuple[int, ...]:
+        """The pairs a subtask counts.
+
+        Raises:
+            KeyError: No such subtask.
+        """
+        known = {self.full: (0, 1), "pair 1": (0,), "pair 2": (1,)}
+        if subtask not in known:
+            raise KeyError(f"double addition has no subtask {subtask!r}; it has {sorted(known)}")
+        return known[subtask]
+
+    def objective(self, subtask: str) -> PairsLoss:
+        """The loss a network or a mask is trained with."""
+        pairs = self.pairs(subtask)
+        return PairsLoss(self.mode, pairs, hide_others=self.mode != "separate" and len(pairs) == 1)
+
+    def metric(self, subtask: str) -> PairsRight:
+        """Whether both digits are right, every input shown."""
+        return PairsRight(self.mode, self.pairs(subtask))
+
+    def batches(self, split: Split, size: int, seed: int) -> Callable[[int], Problems]:
+        """Batches as a function of the step: sampling with replacement, as in the published loader."""
+        digits = _digits(split, self._examples(split))
+
+        def batch(step: int) -> Problems:
+            rows = np.random.default_rng([seed, step]).integers(len(digits.sums), size=size)
+            return digits.problems(torch.from_numpy(rows))
+
+        return batch
+
+    def tests(self, split: Split = "valid", size: int = 1000) -> list[Problems]:
+        """A whole split in order, in batches."""
+        examples = self._examples(split)
+        digits = _digits(split, examples)
+        return [digits.problems(slice(start, start + size)) for start in range(0, examples, size)]
+
+    def _examples(self, split: Split) -> int:
+        return self.train if split == "train" else self.valid
+
+
+@lru_cache(maxsize=4)
+def _digits(split: Split, examples: int) -> Digits:
+    """Numbers 0..99, uniform; every split has its own published seed."""
+    random = np.random.RandomState(_SEED + _SPLITS.index(split))
+    numbers = random.randint(0, 100, size=(examples, 2, 2))  # example, pair, number
+    sums = numbers.sum(2) % 100
+    digits = np.stack([numbers % 10, numbers // 10], -1).reshape(examples, 8)
+    places = np.stack([sums % 10, sums // 10], -1)
+    return Digits(torch.from_numpy(digits.astype(np.uint8)), torch.from_numpy(places.astype(np.uint8)))

@@ -1,0 +1,40 @@
+"""The paper's experiments as values, by name and preset."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from maskscope.core.select import nearest
+from maskscope.experiments import double_addition
+from maskscope.runs.study import Experiment
+
+Preset = Literal["quick", "standard", "paper"]
+
+EXPERIMENTS: dict[str, dict[Preset, tuple[Experiment, ...]]] = {
+    "double-addition": {
+        "quick": double_addition.QUICK,
+        "standard": double_addition.STANDARD,
+        "paper": double_addition.PAPER,
+    }
+}
+
+SUMMARIES: dict[str, str] = {
+    "double-addition": "two pairs of numbers to add: does a network use one adder or two? (Table 1 of the paper)",
+}
+
+
+def experiments(name: str, preset: Preset) -> tuple[Experiment, ...]:
+    """The variants of an experiment.
+
+    Raises:
+        KeyError: No such experiment; the message has the nearest names.
+
+    Example:
+        >>> [experiment.variant for experiment in experiments("double-addition", "quick")]
+        ['fnn', 'lstm', 'fnn-copied']
+    """
+    if name not in EXPERIMENTS:
+        raise KeyError(
+            f"no experiment {name!r}; nearest: {nearest(name, EXPERIMENTS)}; there are {sorted(EXPERIMENTS)}"
+        )
+    return EXPERIMENTS[name][preset]

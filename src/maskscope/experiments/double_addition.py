@@ -1,0 +1,63 @@
+"""Double addition (Table 1 of the paper): values only.
+
+Source: Csordas et al. 2021, double addition; settings of the published sweeps ``tuple_feedforward_big``,
+``tuple_rnn`` and ``tuple_feedforward_big_copyweight``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from maskscope.core.schedules import FAST, PUBLISHED
+from maskscope.data.double_addition import DoubleAddition
+from maskscope.models.lstm import LSTMSettings
+from maskscope.models.mlp import MLPSettings
+from maskscope.models.twin import CopySecondHalf
+from maskscope.runs.study import Experiment, Masking, Training
+
+_BATCH = 128
+
+FNN = Experiment(
+    name="double-addition",
+    variant="fnn",
+    title="FNN 4×2000",
+    data=DoubleAddition("separate"),
+    network=MLPSettings(),
+    masking=Masking(penalty=4e-4 / _BATCH),
+)
+LSTM = Experiment(
+    name="double-addition",
+    variant="lstm",
+    title="LSTM 2×256",
+    data=DoubleAddition("together"),
+    network=LSTMSettings(),
+    masking=Masking(penalty=1e-4 / _BATCH),
+)
+LSTM_FORCED = replace(LSTM, variant="lstm-forced", title="LSTM 2×256 (forced)", data=DoubleAddition("forced"))
+FNN_COPIED = replace(FNN, variant="fnn-copied", title="FNN 4×2000, pair 2 copied over pair 1", surgery=CopySecondHalf())
+
+STANDARD = (FNN, LSTM, LSTM_FORCED, FNN_COPIED)
+"""The paper's networks, the fast schedule."""
+
+PAPER = tuple(replace(item, masking=replace(item.masking, schedule=PUBLISHED)) for item in STANDARD)
+"""The paper's networks and the paper's schedule."""
+
+_QUICK_FNN = replace(
+    FNN,
+    title="FNN 4×256",
+    network=MLPSettings(hidden=(256,) * 4),
+    training=Training(steps=2000),
+    masking=replace(FNN.masking, schedule=replace(FAST, steps=1500)),
+)
+QUICK = (
+    _QUICK_FNN,
+    replace(
+        LSTM,
+        title="LSTM 2×128",
+        network=LSTMSettings(hidden=128),
+        training=Training(steps=4000),
+        masking=replace(LSTM.masking, schedule=replace(FAST, steps=1500)),
+    ),
+    replace(_QUICK_FNN, variant="fnn-copied", title="FNN 4×256, pair 2 copied over pair 1", surgery=CopySecondHalf()),
+)
+"""Smaller networks, minutes in all."""

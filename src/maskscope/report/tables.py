@@ -1,0 +1,161 @@
+"""The numbers of a report as tables, for the terminal and the page alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from maskscope.analysis.modularity import Estimate
+from maskscope.report.load import Run
+from maskscope.runs.results import ALL, ENDS, HIDDEN
+from maskscope.runs.verdict import Verdict, accuracy, reuse_in, verdict
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text."""
+
+    title: str
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def percent(value: Estimate) -> str:
+    """A mean share as percent, with its standard deviation where there is one.
+
+    Example:
+        >>> percent(Estimate(0.5, math.nan, 1)), percent(Estimate(0.5, 0.012, 3))
+        ('50.0', '50.0 ± 1.2')
+    """
+    return _spread(value.mean * 100, value.std * 100, 1)
+
+
+def ratio(value: Estimate) -> str:
+    """A mean with its standard deviation, to two places."""
+    return _spread(value.mean, value.std, 2)
+
+
+def _spread(mean: float, std: float, places: int) -> str:
+    if math.isnan(mean):
+        return "–"
+    return f"{mean:.{places}f}" + ("" if math.isnan(std) else f" ± {std:.{places}f}")
+
+
+def table_one(run: Run) -> Grid:
+    """Accuracies in the manner of the paper's Table 1: on each subtask, under each mask and each complement."""
+    experiment, results = run.experiment, run.results
+    columns = [("full network", None, "network")]
+    for subtask in experiment.subtasks:
+        columns += [("mask", subtask, subtask), ("complement", subtask, f"¬ {subtask}")]
+    rows = tuple(
+        (subtask, *(percent(accuracy(results, network, subtask, mask)) for network, mask, _ in columns))
+        for subtask in experiment.data.subtasks
+    )
+    n = accuracy(results, "mask", experiment.data.subtasks[0], experiment.data.subtasks[0]).n
+    caption = (
+        f"Accuracy in % on {_examples(run):,} validation examples. Columns: the network as it is, then under each mask and "
+        f"each complement (¬). Mean ± standard deviation over {n} masks ({len(run.seeds)} network seed"
+        f"{'' if len(run.seeds) == 1 else 's'}); chance is {experiment.data.chance:.0%}."
+    )
+    return Grid("Accuracies", caption, ("accuracy on", *(title for _, _, title in columns)), rows)
+
+
+def table_ablations(run: Run) -> Grid:
+    """The other tests: complement with the ends open, half of the layers masked, random masks of equal size."""
+    experiment, results = run.experiment, run.results
+    lines: list[tuple[str, str, str]] = []
+    for subtask in experiment.data.subtasks:
+        lines += [
+            (f"¬ {subtask}, input and output layers from the full mask", "complement with ends open", subtask),
+            (f"random mask, sized as that of {subtask}", "random mask", subtask),
+        ]
+    lines += [
+        ("full mask in the first half of the layers only", "first half masked", experiment.data.full),
+        ("full mask in the second half of the layers only", "second half masked", experiment.data.full),
+    ]
+    rows = tuple(
+        (title, *(percent(accuracy(results, network, subtask, mask)) for subtask in experiment.data.subtasks))
+        for title, network, mask in lines
+    )
+    return Grid("Other ablations", "Accuracy in %.", ("network", *experiment.data.subtasks), rows)
+
+
+def table_overlap(run: Run) -> Grid:
+    """Overlap of the first two subtasks, everywhere, with chance and ceiling."""
+    first, second = run.experiment.data.subtasks[:2]
+    places = dict.fromkeys(item.overlap.where for item in run.results[0].overlaps)
+    ordered = [HIDDEN, ENDS, ALL, *(place for place in places if place not in (HIDDEN, ENDS, ALL))]
+    rows: list[tuple[str, ...]] = []
+    for where in ordered:
+        found = reuse_in(run.results, first, second, where)
+        position = "–" if math.isnan(found.position) else f"{found.position:.0%}"
+        rows.append((where, ratio(found.iou), f"{found.chance:.2f}", ratio(found.ceiling), position))
+    caption = (
+        f"IoU of the masks of {first} and {second} (mean ± standard deviation over pairs of masks). Chance: random masks "
+        "of the same per-tensor sizes. Ceiling: the same subtask learned again. Position: from chance (0 %) to ceiling "
+        "(100 %)."
+    )
+    return Grid("Overlap", caption, ("where", "IoU", "chance", "ceiling", "position"), tuple(rows))
+
+
+def table_sizes(run: Run) -> Grid:
+    """Kept weights per tensor, of the first repetition of each mask."""
+    sizes = [size for size in run.results[0].sizes if size.name.seed == 0]
+    rows = [
+        (
+            tensor.parameter,
+            f"{tensor.weights:,}",
+            *(_kept(size.tensors[i].kept_weights, size.tensors[i].weights) for size in sizes),
+        )
+        for i, tensor in enumerate(sizes[0].tensors)
+    ]
+    totals = [(sum(t.kept_weights for t in size.tensors), sum(t.weights for t in size.tensors)) for size in sizes]
+    rows.append(("all", f"{totals[0][1]:,}", *(_kept(*total) for total in totals)))
+    header = ("tensor", "weights", *(size.name.subtask for size in sizes))
+    return Grid("Kept weights", "Of the first network seed and the first mask of each subtask.", header, tuple(rows))
+
+
+def _kept(kept: int, weights: int) -> str:
+    return f"{kept:,} ({kept / weights:.1%})"
+
+
+def _examples(run: Run) -> int:
+    return run.results[0].accuracies[0].examples
+
+
+def print_runs(runs: Sequence[Run], console: Console) -> None:
+    """Verdict, accuracies and overlap of every run."""
+    for run in runs:
+        said = verdict(run.experiment, run.results)
+        console.print(Panel(Group(*_said(said, run)), title=Text(run.name), title_align="left", border_style="cyan"))
+
+
+def _said(said: Verdict, run: Run) -> list[Text | Table]:
+    warned = [Text(f"Warning: {text}", style="yellow") for result in run.results for text in result.warnings]
+    overlap = table_overlap(run)
+    main = Grid(overlap.title, "", overlap.header, overlap.rows[:3])
+    return [
+        Text(f"{said.headline[0].upper()}{said.headline[1:]}.", style="bold"),
+        Text(said.sentence),
+        *warned,
+        Text(""),
+        rich_table(table_one(run)),
+        rich_table(main),
+    ]
+
+
+def rich_table(grid: Grid) -> Table:
+    """A grid for the terminal."""
+    table = Table(title=Text(grid.title), title_justify="left", caption=Text(grid.caption) if grid.caption else None)
+    for i, name in enumerate(grid.header):
+        table.add_column(Text(name), justify="left" if i == 0 else "right")
+    for row in grid.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

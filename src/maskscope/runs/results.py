@@ -1,0 +1,225 @@
+"""What a run found out, as records that go to JSON and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import nn
+
+from maskscope.analysis.ablate import complement, half, keep_open, random_like
+from maskscope.analysis.compare import Overlap, overlaps, remaining, shared
+from maskscope.analysis.evaluate import evaluate
+from maskscope.analysis.number import Number
+from maskscope.core.apply import masked
+from maskscope.core.layout import Layout, layer
+from maskscope.core.mask import Mask
+from maskscope.core.objectives import Network
+from maskscope.core.seeded import derive
+from maskscope.runs.study import Experiment
+
+HISTOGRAM_BINS = 50
+"""Equal bins of keep probability from 0 to 1."""
+
+HIDDEN, ENDS, ALL = "hidden layers", "input and output layers", "all layers"
+
+EMPTY_OR_FULL = "keeps {what}: no overlap or ablation of it means anything"
+
+
+@dataclass(frozen=True)
+class MaskName:
+    """A mask of a run: of which subtask, and which of its repetitions."""
+
+    subtask: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One reading of a learning curve."""
+
+    step: int
+    loss: Number
+    kept: int
+    undecided: int
+
+
+@dataclass(frozen=True)
+class MaskRecord:
+    """How learning a mask went; beside each mask file."""
+
+    name: MaskName
+    seconds: float
+    undecided: int
+    """Units whose keep probability ended between .05 and .95."""
+    expected_units: Number
+    """Sum of all keep probabilities: the size of an average sample."""
+    histogram: tuple[int, ...]
+    """Units per bin of keep probability."""
+    curve: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True)
+class TensorCount:
+    """How much of a tensor a mask keeps."""
+
+    parameter: str
+    layer: str
+    kept_units: int
+    units: int
+    kept_weights: int
+    weights: int
+
+
+@dataclass(frozen=True)
+class MaskSize:
+    """How much a mask keeps, tensor by tensor."""
+
+    name: MaskName
+    tensors: tuple[TensorCount, ...]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A network on a subtask."""
+
+    network: str
+    """full network, mask, complement, complement with ends open, first half masked, second half masked, random mask."""
+    mask: MaskName | None
+    subtask: str
+    """What was tested."""
+    value: float
+    examples: int
+
+
+@dataclass(frozen=True)
+class PairOverlap:
+    """Two masks, in some part of the network."""
+
+    first: MaskName
+    second: MaskName
+    overlap: Overlap
+
+
+@dataclass(frozen=True)
+class Share:
+    """The paper's sharing statistics of a subtask's mask in a tensor."""
+
+    name: MaskName
+    where: str
+    shared: Number
+    """Share of its units that another subtask's mask also keeps."""
+    remaining: Number
+    """Share of the control mask's units that it keeps."""
+
+
+@dataclass(frozen=True)
+class SeedResults:
+    """Everything measured on one trained network."""
+
+    digest: str
+    """Of the experiment."""
+    seed: int
+    accuracies: tuple[Accuracy, ...]
+    sizes: tuple[MaskSize, ...]
+    overlaps: tuple[PairOverlap, ...]
+    shares: tuple[Share, ...]
+    warnings: tuple[str, ...]
+
+
+def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask]) -> SeedResults:
+    """Test a network under its masks and compare them.
+
+    Args:
+        experiment: The values the run was made from.
+        seed: Of the network.
+        model: The trained network.
+        masks: All its masks; the control is that of the full task.
+    """
+    accuracies = tuple(_accuracies(experiment, seed, model, masks))
+    pairs = [(a, b) for a, b in combinations(masks, 2) if experiment.data.full not in (a.subtask, b.subtask)]
+    compared = tuple(
+        PairOverlap(a, b, item)
+        for a, b in pairs
+        for item in overlaps(masks[a], masks[b], places(experiment, masks[a].layout))
+    )
+    sizes = tuple(MaskSize(name, tuple(TensorCount(*count) for count in mask.counts())) for name, mask in masks.items())
+    warnings = (*_mask_warnings(masks), *_network_warnings(experiment, accuracies))
+    return SeedResults(
+        experiment.digest, seed, accuracies, sizes, compared, tuple(_shares(experiment, masks)), warnings
+    )
+
+
+def places(experiment: Experiment, over: Layout) -> dict[str, tuple[str, ...]]:
+    """The parts of a network in which overlap is reported: tensors, layers of several tensors, hidden, ends, all."""
+    ends = set(experiment.network.ends)
+    layers: dict[str, tuple[str, ...]] = {}
+    for name in over.names:
+        layers[layer(name)] = (*layers.get(layer(name), ()), name)
+    parts = {
+        **{name: (name,) for name in over.names},
+        **{where: names for where, names in layers.items() if len(names) > 1},
+        HIDDEN: tuple(name for name in over.names if name not in ends),
+        ENDS: tuple(name for name in over.names if name in ends),
+        ALL: over.names,
+    }
+    return {where: names for where, names in parts.items() if names}
+
+
+def _accuracies(
+    experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask]
+) -> Iterator[Accuracy]:
+    tests = experiment.data.tests("valid")
+    control = masks[MaskName(experiment.data.full, 0)]
+    ends, first = experiment.network.ends, experiment.network.first_half
+    second = [name for name in control.layout.names if name not in first]
+
+    def tested(network: str, name: MaskName | None, callable_: Network) -> Iterator[Accuracy]:
+        for subtask in experiment.data.subtasks:
+            score = evaluate(callable_, tests, experiment.data.metric(subtask))
+            yield Accuracy(network, name, subtask, score.value, score.examples)
+
+    yield from tested("full network", None, model)
+    for name, mask in masks.items():
+        others = {
+            "mask": mask,
+            "complement": complement(mask),
+            "complement with ends open": keep_open(complement(mask), control, ends),
+            "random mask": random_like(mask, derive(seed, "random mask", name.subtask, name.seed)),
+        }
+        if name.subtask == experiment.data.full:
+            others |= {"first half masked": half(mask, first), "second half masked": half(mask, second)}
+        for network, ablated in others.items():
+            yield from tested(network, name, masked(model, ablated))
+
+
+def _shares(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[Share]:
+    control = masks[MaskName(experiment.data.full, 0)]
+    for repeat in range(experiment.masking.repeats):
+        names = [MaskName(subtask, repeat) for subtask in experiment.data.subtasks]
+        for where, parameters in places(experiment, control.layout).items():
+            for name, share in zip(names, shared([masks[name] for name in names], parameters), strict=True):
+                yield Share(name, where, share, remaining(masks[name], control, parameters))
+
+
+def _mask_warnings(masks: Mapping[MaskName, Mask]) -> Iterator[str]:
+    for name, mask in masks.items():
+        if mask.is_empty or mask.is_full:
+            what = EMPTY_OR_FULL.format(what="nothing" if mask.is_empty else "everything")
+            yield f"the mask of {name.subtask} (repetition {name.seed + 1}) {what}"
+
+
+def _network_warnings(experiment: Experiment, accuracies: tuple[Accuracy, ...]) -> Iterator[str]:
+    for item in accuracies:
+        if item.network == "full network" and item.value < experiment.data.solved:
+            yield (
+                f"the full network itself solves {item.subtask} only in {item.value:.1%} of cases "
+                f"(below {experiment.data.solved:.0%}): a mask cannot show what was not learned"
+            )
+
+
+def histogram(probability: torch.Tensor) -> tuple[int, ...]:
+    """Units per bin of keep probability."""
+    return tuple(int(count) for count in torch.histc(probability, HISTOGRAM_BINS, 0.0, 1.0))

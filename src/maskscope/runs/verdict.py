@@ -1,0 +1,104 @@
+"""What a run says, in one sentence with its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, reuse
+from maskscope.runs.results import HIDDEN, SeedResults
+from maskscope.runs.study import Experiment
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the subtasks share weights, and what says so."""
+
+    finding: Finding
+    headline: str
+    """A few words."""
+    sentence: str
+    """The numbers behind them."""
+    reuse: Reuse
+    """In the hidden layers: the first and last layer differ by construction where subtasks have inputs of their own."""
+
+
+def accuracy(results: Iterable[SeedResults], network: str, subtask: str, mask: str | None = None) -> Estimate:
+    """Mean accuracy on a subtask over network seeds and repetitions of the mask.
+
+    Args:
+        results: One per network seed.
+        network: Which network or ablation, as named in ``Accuracy``.
+        subtask: What was tested.
+        mask: Whose mask; None for the full network.
+    """
+    return estimate(
+        item.value
+        for result in results
+        for item in result.accuracies
+        if item.network == network and item.subtask == subtask and (item.mask.subtask if item.mask else None) == mask
+    )
+
+
+def reuse_in(results: Iterable[SeedResults], first: str, second: str, where: str) -> Reuse:
+    """How far two subtasks share units somewhere, over all seeds and repetitions.
+
+    Raises:
+        ValueError: The runs hold no overlap of these two subtasks there.
+    """
+    compared = [item for result in results for item in result.overlaps if item.overlap.where == where]
+    between = [item.overlap for item in compared if {item.first.subtask, item.second.subtask} == {first, second}]
+    again = [
+        item.overlap
+        for item in compared
+        if item.first.subtask == item.second.subtask and item.first.subtask in (first, second)
+    ]
+    return reuse(between, again, where)
+
+
+def verdict(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
+    """The sentence, from the overlap of the first two subtasks in the hidden layers and from the ablations."""
+    first, second = experiment.data.subtasks[:2]
+    found = reuse_in(results, first, second, HIDDEN)
+    warned = [warning for result in results for warning in result.warnings]
+    finding: Finding = "cannot tell" if warned else found.finding
+    headline = {
+        "separate": f"{first} and {second} are computed by different weights",
+        "shared": f"{first} and {second} are computed by the same weights",
+        "partly shared": f"{first} and {second} share a part of their weights",
+        "cannot tell": "cannot tell whether the weights are shared",
+    }[finding]
+    return Verdict(finding, headline, f"{_overlap_words(found)} {_ablation_words(experiment, results)}", found)
+
+
+def _overlap_words(found: Reuse) -> str:
+    if found.ceiling.n == 0:
+        return (
+            f"In the hidden layers the masks overlap by IoU {found.iou.mean:.2f} (chance {found.chance:.2f}); without "
+            "repeated masks there is no ceiling to compare with (repeats=2 or more)."
+        )
+    text = (
+        f"In the hidden layers the masks overlap by IoU {found.iou.mean:.2f}, where chance is {found.chance:.2f} and the "
+        f"same subtask learned again reaches {found.ceiling.mean:.2f}"
+    )
+    if math.isnan(found.position):
+        return f"{text}: no room between chance and ceiling to judge by."
+    return f"{text}: {found.position:.0%} of the way from chance to ceiling."
+
+
+def _ablation_words(experiment: Experiment, results: Sequence[SeedResults]) -> str:
+    subtasks = experiment.data.subtasks
+    others = [(a, b) for a in subtasks for b in subtasks if a != b]
+    own_mask = _mean(accuracy(results, "mask", s, s) for s in subtasks)
+    other_mask = _mean(accuracy(results, "mask", b, a) for a, b in others)
+    own_without = _mean(accuracy(results, "complement", s, s) for s in subtasks)
+    other_without = _mean(accuracy(results, "complement", b, a) for a, b in others)
+    return (
+        f"A mask alone serves its own subtask in {own_mask:.1%} of cases and the other in {other_mask:.1%}; without the "
+        f"mask's weights its own falls to {own_without:.1%} and the other keeps {other_without:.1%}."
+    )
+
+
+def _mean(estimates: Iterable[Estimate]) -> float:
+    return estimate(item.mean for item in estimates).mean
