@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from maskscope.core.layout import Layout
+from maskscope.core.noise import logistic
 
 
 @runtime_checkable
@@ -100,7 +101,7 @@ class GumbelSigmoid:
             off = torch.sigmoid(-logits) * (1 - uniform)
             both = on + off
             return on * off / (both * both)
-        noisy = (logits + torch.log(uniform) - torch.log(1 - uniform)) * (1 / self.temperature)
+        noisy = (logits + logistic(uniform)) * (1 / self.temperature)
         return torch.sigmoid(noisy) * torch.sigmoid(-noisy) * (1 / self.temperature)
 
     def probability(self, logits: Float32[Tensor, " n"]) -> Float32[Tensor, " n"]:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
-from maskscope.core.select import Site, is_normalisation
+from maskscope.core.select import Site, is_bias, is_normalisation
 
 
 class View(NamedTuple):
@@ -91,16 +91,16 @@ class PerInput:
     kind: Literal["input"] = "input"
 
     def view(self, site: Site) -> View:
-        """Gates along the input axis.
+        """Gates along the input axis; a vector that scales elementwise has one per element.
 
         Raises:
             ValueError: For a bias, which has no input.
         """
         shape = tuple(site.parameter.shape)
         if len(shape) < 2:
-            if any(is_normalisation(owner) for owner in site.owners):
-                return View((math.prod(shape),), (math.prod(shape),))
-            raise ValueError(f"{site.name!r} has shape {shape} and so no input units; leave it out with '!{site.name}'")
+            if is_bias(site) and not any(is_normalisation(owner) for owner in site.owners):
+                raise ValueError(f"{site.name!r} is a bias and has no input units; leave it out with '!{site.name}'")
+            return View((math.prod(shape),), (math.prod(shape),))
         _, incoming = _axes(site)
         return _along(incoming, site)
 

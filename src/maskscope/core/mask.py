@@ -89,7 +89,7 @@ class Mask:
             raise ValueError("bits after the last unit must be zero; build masks with Mask.of")
 
     @classmethod
-    def of(cls, layout: Layout, kept: Bool[Tensor, " units"], origin: Origin | None = None) -> Mask:
+    def of(cls, layout: Layout, kept: Tensor, origin: Origin | None = None) -> Mask:
         """A mask from one boolean per unit.
 
         Raises:

@@ -82,6 +82,11 @@ def is_embedding(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding | nn.EmbeddingBag) or "Embedding" in type(module).__name__
 
 
+def is_bias(site: Site) -> bool:
+    """Whether a parameter is a bias by its name, also in fused layers (``in_proj_bias``, ``bias_hh_l0``)."""
+    return "bias" in site.leaf.split("_")
+
+
 def nearest(unknown: str, known: Iterable[str]) -> str:
     """The known names closest to an unknown one, as a phrase for an error message."""
     close = difflib.get_close_matches(unknown, list(known), n=3, cutoff=0.4)
@@ -98,7 +103,7 @@ def _excluded_by_default(site: Site) -> str | None:
     if any(is_embedding(owner) for owner in site.owners):
         tied = f", tied to {site.names[1]!r}" if len(site.names) > 1 else ""
         return f"embedding{tied}"
-    if "bias" in site.leaf.split("_"):
+    if is_bias(site):
         return "bias outside a normalisation layer"
     return None
 

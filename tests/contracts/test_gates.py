@@ -1,0 +1,131 @@
+"""Laws over every gate; a new gate is a new row."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from maskscope.core.gates import GumbelSigmoid
+from maskscope.core.kernels import VECTOR, Kernel
+from maskscope.core.layout import layout
+from maskscope.core.noise import draw, uniform
+
+GATES = (GumbelSigmoid(), GumbelSigmoid(temperature=0.5), GumbelSigmoid(temperature=2.0))
+EVERY = pytest.mark.parametrize("gate", GATES, ids=repr)
+N = 40_000
+
+
+def noise(step=0, n=N):
+    return uniform(torch.arange(n, dtype=torch.int32), *draw(0, step, 0, "w"))
+
+
+@EVERY
+@pytest.mark.parametrize("logit", [-6.0, -2.0, -0.1, 0.0, 0.7, 3.0, 6.0])
+def test_keep_frequency_is_the_keep_probability(gate, logit):
+    logits = torch.full((N,), logit)
+    kept = int(gate.sample(logits, noise()).sum())
+    p = float(gate.probability(logits[:1]))
+    assert stats.chisquare([kept, N - kept], [N * p, N * (1 - p)]).pvalue > 1e-3
+
+
+@EVERY
+def test_samples_lie_between_zero_and_one(gate):
+    samples = gate.sample(torch.linspace(-50, 50, N), noise())
+    assert samples.min() >= 0
+    assert samples.max() <= 1
+
+
+@EVERY
+def test_hardening_is_the_limit_of_sampling(gate):
+    """What is kept is what a sample keeps more often than not."""
+    logits = torch.tensor([-30.0, -1.0, -0.01, 0.01, 1.0, 30.0])
+    often = torch.stack([gate.sample(logits, noise(step, 6)) for step in range(20_000)]).mean(0)
+    kept = gate.harden(logits, layout(nn.Linear(3, 2)))
+    decided = (often - 0.5).abs() > 0.01
+    assert torch.equal(kept[decided], often[decided] > 0.5)
+    assert decided.sum() >= 4
+
+
+@EVERY
+def test_a_logit_of_exactly_the_threshold_is_not_kept(gate):
+    logits = torch.full((6,), gate.threshold)
+    assert not gate.harden(logits, layout(nn.Linear(3, 2))).any()
+
+
+def soft(gate, logits, u):
+    """The published form, in double precision, for autograd: sigmoid((l + logistic noise) / temperature)."""
+    return torch.sigmoid((logits + torch.log(u) - torch.log1p(-u)) / gate.temperature)
+
+
+@EVERY
+def test_the_slope_is_the_gradient_of_a_naive_implementation(gate):
+    logits = torch.linspace(-12, 12, N).double().requires_grad_()
+    u = noise()
+    soft(gate, logits, u.double()).sum().backward()
+    found = gate.slope(logits.detach().float(), u)
+    torch.testing.assert_close(found.double(), logits.grad, rtol=2e-5, atol=1e-6)
+
+
+@EVERY
+def test_slopes_are_finite_for_extreme_logits(gate):
+    logits = torch.tensor([-500.0, -90.0, 90.0, 500.0])
+    for u in (2.0**-24, 0.5, 1 - 2.0**-24):
+        assert gate.slope(logits, torch.full((4,), u)).isfinite().all()
+
+
+@EVERY
+def test_the_penalty_is_monotone_and_has_the_slope_it_says(gate):
+    logits = torch.linspace(-5, 5, 101).requires_grad_()
+    penalty = gate.penalty(logits)
+    assert (penalty.diff() > 0).all()
+    (slope,) = torch.autograd.grad(penalty.sum(), logits)
+    torch.testing.assert_close(gate.penalty_slope(logits.detach()).expand(101), slope)
+
+
+def test_the_sample_is_that_of_the_published_formula():
+    """-log(log U1 / log U0) is logistic noise; thresholding at 1/2 gives sigmoid(l) as ours does."""
+    generator = torch.Generator().manual_seed(0)
+    u0, u1 = torch.rand(2, N, generator=generator, dtype=torch.float64)
+    published = -torch.log(torch.log(u1 + 1e-10) / torch.log(u0 + 1e-10) + 1e-10)
+    ours = torch.log(noise().double()) - torch.log1p(-noise().double())
+    assert stats.ks_2samp(published.numpy(), ours.numpy()).pvalue > 1e-3
+
+
+def test_compiled_and_eager_give_the_same_bits():
+    """In a process of its own: annotations that are checked at run time cannot be compiled."""
+    script = """
+import torch
+from maskscope.core.gates import GumbelSigmoid
+from maskscope.core.kernels import VECTOR, Kernel
+from maskscope.core.noise import draw
+
+for gate in (GumbelSigmoid(), GumbelSigmoid(temperature=0.5)):
+    eager, compiled = Kernel(gate, "eager"), Kernel(gate, "compiled")
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for units in (1, VECTOR, 1000, 3 * VECTOR + 17, 70_001):
+            logits = torch.randn(units, generator=torch.Generator().manual_seed(units)) * 6
+            for sample in range(2):
+                stream = draw(1, 2, sample, "w", strata=4)
+                assert torch.equal(eager.sample(logits, stream), compiled.sample(logits, stream)), ("sample", units)
+                assert torch.equal(eager.slope(logits, stream), compiled.slope(logits, stream)), ("slope", units)
+    assert compiled.compiled, "the compiler failed"
+print("same")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "same", done.stderr
+
+
+def test_without_a_compiler_one_warning_says_what_it_costs(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    kernel, logits, stream = Kernel(GumbelSigmoid(), "compiled"), torch.zeros(VECTOR), draw(0, 0, 0, "w")
+    with pytest.warns(RuntimeWarning, match=r"the same masks, the gate about 7 times slower.*compiler"):
+        first = kernel.sample(logits, stream)
+    assert torch.equal(first, kernel.sample(logits, stream))  # a second warning would be an error
+    assert torch.equal(first, Kernel(GumbelSigmoid(), "eager").sample(logits, stream))

@@ -1,0 +1,229 @@
+"""Learning: the gradient against a naive implementation, what it refuses, and that it can be stopped and resumed."""
+
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from maskscope.core.gates import GumbelSigmoid
+from maskscope.core.granularity import PerOutput
+from maskscope.core.layout import layout
+from maskscope.core.learn import LearningInterrupted, NonFiniteLossError, learn_mask, learning
+from maskscope.core.logits import Logits
+from maskscope.core.noise import draw, uniform
+from maskscope.core.objectives import CrossEntropy, cross_entropy
+from maskscope.core.schedules import Schedule
+from maskscope.core.seeded import seeded
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*keeps everything.*")
+
+
+@pytest.fixture
+def model():
+    with seeded(0):
+        return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def batch(step: int, n: int = 12):
+    with seeded(100 + step):
+        return torch.randn(n, 4), torch.randint(0, 3, (n,))
+
+
+def gradient(model, over, samples, objective=cross_entropy, data=None, strata=False):
+    """The gradient of the first step, read off Adam's first moment."""
+    schedule = Schedule(steps=1, samples=samples, strata=strata, clip=1e9)
+    data = batch if data is None else (lambda _: data)
+    (state,) = learning(model, data, objective, layout=over, schedule=schedule, penalty=0.0, seed=7)
+    return state.logits.state()["adam_mean"].double() / (1 - 0.9)
+
+
+@pytest.mark.parametrize("grain", [None, PerOutput()], ids=["weight", "output"])
+@pytest.mark.parametrize("samples", [1, 4, 5])
+def test_the_gradient_is_that_of_a_naive_autograd_implementation(model, grain, samples):
+    model = model.double()
+    over = layout(model, granularity=grain)
+    found = gradient(model, over, samples, lambda call, b: cross_entropy(call, (b[0].double(), b[1])))
+    expected = naive_gradient(model, over, samples)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def naive_gradient(model, over, samples):
+    """Autograd in double precision through a soft gate with a straight-through estimator, part by part."""
+    x, y = batch(0)
+    logits = torch.full((over.units,), 2.0, dtype=torch.float64, requires_grad=True)
+    for k, (part_x, part_y) in enumerate(zip(x.double().tensor_split(samples), y.tensor_split(samples), strict=True)):
+        u = torch.cat(
+            [uniform(torch.arange(span.units, dtype=torch.int32), *draw(7, 0, k, span.name)) for span in over.spans]
+        ).double()
+        soft = torch.sigmoid(logits + torch.log(u) - torch.log1p(-u))
+        gates = (soft > 0.5).double() - soft.detach() + soft
+        weights = {s.parameter: s.gated(model.get_parameter(s.parameter).detach(), s.own(gates)) for s in over.segments}
+        loss = functional.cross_entropy(torch.func.functional_call(model, weights, (part_x,)), part_y)
+        (loss * len(part_x) / len(x)).backward()
+    return logits.grad
+
+
+def test_gradient_checkpointing_gives_the_same_gradient(model):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            return checkpoint(self.inner, x, use_reentrant=False)
+
+    class Plain(Checkpointed):
+        def forward(self, x):
+            return self.inner(x)
+
+    plain, saving = Plain(), Checkpointed()
+    assert torch.equal(gradient(saving, layout(saving), 2), gradient(plain, layout(plain), 2))
+
+
+def test_a_mean_over_tokens_is_weighted_by_tokens(model):
+    """K parts with unequal numbers of labels give the gradient of the mean over all labels."""
+    x, y = batch(0)
+    y[:5] = -100
+    full = nn.Sequential(nn.Linear(4, 3))
+    kept_open = Schedule(steps=1, samples=1, init=40.0, clip=1e9)
+    cut = Schedule(steps=1, samples=2, init=40.0, clip=1e9)
+    losses = [
+        next(learning(full, [(x, y)], CrossEntropy(), layout=layout(full), schedule=schedule)).loss
+        for schedule in (kept_open, cut)
+    ]
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_parameters_outside_the_layout_get_no_gradient(model):
+    learn_mask(model, batch, cross_entropy, layout=layout(model, ["0.weight"]), schedule=Schedule(steps=2))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_penalty_has_no_hidden_division(model):
+    """With a loss that does not see them, units are pushed by the penalty's slope alone, whatever the batch."""
+    over = layout(model)
+    for n in (4, 12):
+        schedule = Schedule(steps=1, samples=2, clip=1e9)
+
+        def blind(call, b):
+            return call(b[0]).sum() * 0.0
+
+        (state,) = learning(model, [batch(0, n)], blind, layout=over, schedule=schedule, penalty=0.25)
+        torch.testing.assert_close(state.logits.state()["adam_mean"] / 0.1, torch.full((over.units,), 0.25))
+
+
+def test_the_same_seed_gives_the_same_mask_and_another_one_does_not(model):
+    def logits(seed, **settings):
+        return learn_mask(model, batch, cross_entropy, seed=seed, schedule=Schedule(steps=20), **settings).logits
+
+    assert torch.equal(logits(0), logits(0))
+    assert not torch.equal(logits(0), logits(1))
+
+
+def test_selecting_less_leaves_the_other_draws_alone(model):
+    both = learn_mask(model, batch, cross_entropy, layout=layout(model), schedule=Schedule(steps=1))
+    first, one = layout(model), layout(model, ["2.weight"])
+    u_both = [draw(0, 0, 0, span.name) for span in first.spans if span.name == "2.weight"]
+    assert u_both == [draw(0, 0, 0, span.name) for span in one.spans]
+    assert both.mask.layout == first
+
+
+def test_resuming_gives_the_same_bits(model):
+    over, schedule = layout(model), Schedule(steps=30)
+    whole = learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule).logits
+    saved = None
+    for state in learning(model, batch, cross_entropy, layout=over, schedule=schedule):
+        if state.step == 11:
+            saved = state.logits.state()
+            break
+    again = Logits(over, schedule)
+    again.restore(saved)
+    assert torch.equal(
+        learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule, resume=again).logits, whole
+    )
+
+
+def test_a_state_of_another_layout_is_refused(model):
+    logits = Logits(layout(model, ["0.weight"]), Schedule())
+    with pytest.raises(ValueError, match="holds 32 logits, this layout has 56 units"):
+        Logits(layout(model), Schedule()).restore(logits.state())
+
+
+def test_ctrl_c_loses_nothing(model):
+    over, schedule = layout(model), Schedule(steps=30)
+    whole = learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule).logits
+
+    def pressing(states):
+        for state in states:
+            if state.step == 9:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield state
+
+    with pytest.raises(LearningInterrupted, match="stopped after step 9 of 30") as stop:
+        learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule, watch=pressing)
+    resumed = learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule, resume=stop.value.state.logits)
+    assert torch.equal(resumed.logits, whole)
+
+
+def test_a_non_finite_loss_stops_keeps_the_last_good_state_and_says_the_step(model):
+    def breaking(step):
+        x, y = batch(step)
+        return (x * float("nan") if step == 7 else x), y
+
+    good = [
+        state.logits.values.clone()
+        for state in learning(model, batch, cross_entropy, layout=layout(model), schedule=Schedule(steps=7))
+    ]
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step 8 of 20; the logits are as after step 7") as stop:
+        learn_mask(model, breaking, cross_entropy, schedule=Schedule(steps=20))
+    assert stop.value.state.step == 7
+    assert torch.equal(stop.value.state.logits.values, good[-1])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_weights_are_refused_by_name(model, bad):
+    model[2].weight.data[1, 2] = bad
+    with pytest.raises(ValueError, match=r"'2\.weight' holds 1 NaN or infinite values of 24"):
+        learn_mask(model, batch, cross_entropy)
+
+
+def test_a_loss_that_sees_no_masked_weight_is_refused(model):
+    with pytest.raises(ValueError, match="the loss does not depend on any masked weight"):
+        learn_mask(model, batch, lambda call, b: (b[0].requires_grad_() * call(b[0]).detach().sum()).sum())
+    with pytest.raises(ValueError, match="the loss has no gradient"):
+        learn_mask(model, batch, lambda call, b: call(b[0]).detach().sum())
+
+
+@pytest.mark.parametrize("value", [1.0, None, torch.zeros(2)], ids=["float", "None", "vector"])
+def test_an_objective_that_is_no_scalar_tensor_is_refused(model, value):
+    with pytest.raises(TypeError, match="an objective returns the mean loss as a scalar tensor, got"):
+        learn_mask(model, batch, lambda call, b: value)
+
+
+def test_an_empty_and_a_full_mask_are_warned_of(model):
+    with pytest.warns(UserWarning, match="the mask of add is empty: the penalty 10 removed everything"):
+        learn_mask(model, batch, cross_entropy, penalty=10.0, schedule=Schedule(steps=60), subtask="add")
+    with pytest.warns(UserWarning, match="the mask of add keeps everything"):
+        learn_mask(model, batch, cross_entropy, schedule=Schedule(steps=1), subtask="add")
+
+
+@pytest.mark.parametrize("fields", [{"steps": 0}, {"samples": 0}, {"learning_rate": 0.0}, {"clip": -1.0}], ids=str)
+def test_schedules_check_their_numbers(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        Schedule(**fields)
+
+
+def test_the_temperature_must_be_positive():
+    with pytest.raises(ValueError, match="temperature must be positive, got 0.0"):
+        GumbelSigmoid(temperature=0.0)
+
+
+def test_a_batch_smaller_than_the_samples_and_an_empty_loader_are_refused(model):
+    with pytest.raises(ValueError, match="batch of 3 cannot be cut into samples=4"):
+        learn_mask(model, [batch(0, 3)], cross_entropy)
+    with pytest.raises(ValueError, match="the loader is empty"):
+        learn_mask(model, [], cross_entropy)
