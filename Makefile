@@ -1,6 +1,7 @@
 # make demo: a first report in minutes.  make test: everything CI runs.  Both set up .venv by themselves.
 PYTHON ?= python3
 BIN := .venv/bin
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .PHONY: demo test format docs test-slow clean

@@ -218,7 +218,7 @@ def test_schedules_check_their_numbers(fields):
 
 
 def test_the_temperature_must_be_positive():
-    with pytest.raises(ValueError, match="temperature must be positive, got 0.0"):
+    with pytest.raises(ValueError, match=r"temperature must be positive, got 0\.0"):
         GumbelSigmoid(temperature=0.0)
 
 

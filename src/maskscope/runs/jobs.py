@@ -84,7 +84,9 @@ def _display(console: Console) -> Generator[Report]:
             if tick.done:
                 display.remove_task(shown.pop(tick.task))
                 del phases[tick.task]
-                console.print(f"{escape(tick.task)}: {escape(tick.phase)}: {escape(tick.done)}", highlight=False)
+                console.print(
+                    f"{escape(tick.task)}: {escape(tick.phase)}: {escape(tick.done)}", highlight=False, soft_wrap=True
+                )
 
         yield report
 
@@ -150,7 +152,9 @@ def _heard(
 def _work(job: Job, ticks: _Ticks) -> None:
     """The body of a process."""
     try:
-        warnings.simplefilter("default")
+        warnings.showwarning = lambda message, *_args, **_kwargs: ticks.put(  # pyright: ignore[reportUnknownLambdaType]
+            Tick(job.name, "warning", 1, 1, str(message))
+        )
         job.run(ticks.put)
     except KeyboardInterrupt as stop:
         ticks.put(_Ended(job.name, paused=str(stop) or "stopped"))

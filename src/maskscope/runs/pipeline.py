@@ -96,6 +96,8 @@ class Runner:
     threads: int = 1
     checkpoint_seconds: float = 15.0
     """How often the state of the step under way is written."""
+    tell_seconds: float = 0.1
+    """How often progress is told."""
 
     @property
     def task(self) -> str:
@@ -105,7 +107,9 @@ class Runner:
     def run(self) -> SeedResults:
         """Do what is not done yet, and return the results."""
         with self.folder.owned(), self._threads():
-            write_text(self.folder.path / "config.json", to_json(self.experiment) + "\n")
+            config = self.folder.path / "config.json"
+            if not config.exists():
+                write_text(config, to_json(self.experiment) + "\n")
             model = self._trained()
             print_ = fingerprint(model)
             over = layout(
@@ -171,6 +175,7 @@ class Runner:
         if path.exists() and record_path.exists():
             try:
                 mask = Mask.load(path, model)
+                read_record(record_path, MaskRecord)
                 if mask.layout == over:
                     return mask
             except ValueError as damage:
@@ -201,7 +206,7 @@ class Runner:
             resume=logits,
         )
 
-        def reading(state: State) -> dict[str, float]:
+        def reading(state: State) -> Mapping[str, float | int]:
             return read(state, masking.gate)._asdict()
 
         phase = _phase(name)
@@ -236,7 +241,7 @@ class Runner:
         states: Generator[S],
         phase: str,
         tensors: Callable[[], dict[str, Tensor]],
-        reading: Callable[[S], dict[str, float]],
+        reading: Callable[[S], Mapping[str, float | int]],
         seconds_before: float,
     ) -> tuple[float, float]:
         """Run a loop to its end with readings, signs of life and checkpoints; returns the last loss and the seconds.
@@ -255,7 +260,7 @@ class Runner:
                 if is_reading(state.step, state.steps):
                     loss = float(state.loss)
                     self.folder.append_metrics({"phase": phase, **reading(state)})
-                if now - told >= 0.1:
+                if now - told >= self.tell_seconds:
                     self.report(Tick(self.task, phase, state.step, state.steps))
                     told = now
                 if interrupts.pressed or now - saved >= self.checkpoint_seconds:
@@ -301,5 +306,5 @@ def _phase(name: MaskName) -> str:
     return f"mask of {name.subtask}" + (f", learned again ({name.seed})" if name.seed else "")
 
 
-def _training_reading(state: TrainingState) -> dict[str, float]:
+def _training_reading(state: TrainingState) -> Mapping[str, float | int]:
     return {"step": state.step, "loss": float(state.loss)}

@@ -1,0 +1,149 @@
+"""The report: one file without the network, with every name escaped, and the same numbers as the terminal."""
+
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+import tiny
+from maskscope.core.layout import layout
+from maskscope.core.mask import Mask
+from maskscope.report.figures import PICTURE, picture
+from maskscope.report.html import write_report
+from maskscope.report.load import find
+from maskscope.report.tables import print_runs, table_one, table_overlap
+from maskscope.runs.pipeline import Runner, folder_of
+from maskscope.runs.results import Accuracy, MaskName
+from maskscope.runs.verdict import accuracy, verdict
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for experiment, seed in ((tiny.FNN, 0), (tiny.FNN, 1), (tiny.LSTM, 0)):
+        Runner(experiment, seed, folder_of(root, experiment, seed), lambda tick: None).run()
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(root):
+    return write_report(find(root), root / "report.html", "a <title> & more").read_text(encoding="utf-8")
+
+
+def test_runs_are_found_with_all_their_seeds(root):
+    found = find(root)
+    assert {run.experiment.variant: len(run.seeds) for run in found.runs} == {"fnn": 2, "lstm": 1}
+    assert found.unfinished == ()
+
+
+def test_nothing_is_loaded_from_elsewhere(page):
+    body = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)  # plotly's own source names addresses
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", body)
+    assert "@import" not in body
+
+
+def test_names_from_outside_are_escaped(page):
+    assert "a &lt;title&gt; &amp; more" in page
+    assert "<b>FNN</b>" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "tiny &lt;b&gt;FNN&lt;/b&gt;" in page
+
+
+def test_a_page_has_everything_a_reader_needs(page):
+    for text in (
+        "Overlap between chance and ceiling",
+        "Accuracies",
+        "Other ablations",
+        "Kept weights per tensor",
+        "The masks of one layer",
+        "Learning curves",
+        "Keep probabilities",
+        "Where this comes from",
+        "How to read this report",
+        "optimisation step",
+        "viewport",
+        "@media print",
+        tiny.FNN.data.full,
+    ):
+        assert text in page, text
+
+
+def test_page_and_terminal_show_the_same_numbers(root, page):
+    run = find(root).runs[0]
+    console = Console(record=True, width=250, file=io.StringIO())
+    print_runs([run], console)
+    terminal = console.export_text()
+    for cell in table_one(run).rows[0][1:]:
+        assert f"<td>{cell}</td>" in page
+        assert cell in terminal
+    assert table_overlap(run).rows[0][1] in terminal
+
+
+def test_table_one_is_the_mean_over_masks_and_seeds(root):
+    run = next(run for run in find(root).runs if run.experiment.variant == "fnn")
+    values = [
+        item.value
+        for result in run.results
+        for item in result.accuracies
+        if item.network == "mask" and item.mask and item.mask.subtask == "pair 1" and item.subtask == "pair 2"
+    ]
+    assert len(values) == 4
+    found = accuracy(run.results, "mask", "pair 2", "pair 1")
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.std == pytest.approx(np.std(values, ddof=1))
+
+
+def test_an_untrained_network_is_not_judged(root):
+    run = find(root).runs[0]
+    said = verdict(run.experiment, run.results)
+    assert said.finding == "cannot tell"
+    assert "chance" in said.sentence
+
+
+def test_unfinished_runs_are_named_and_nothing_at_all_is_an_error(root, tmp_path):
+    folder = folder_of(tmp_path, tiny.FNN, 0)
+    folder.path.mkdir(parents=True)
+    (folder.path / "config.json").write_text((folder_of(root, tiny.FNN, 0).path / "config.json").read_text())
+    found = find(tmp_path)
+    assert found.runs == ()
+    assert "not finished; run the same command again" in found.unfinished[0]
+    with pytest.raises(ValueError, match="nothing to report yet"):
+        write_report(found, tmp_path / "r.html", "x")
+    with pytest.raises(FileNotFoundError, match="maskscope run double-addition"):
+        find(tmp_path / "none")
+
+
+def test_a_picture_shows_who_keeps_what():
+    over = layout(nn.Linear(2, 2))
+    a = Mask.of(over, torch.tensor([True, False, True, False]))
+    b = Mask.of(over, torch.tensor([True, True, False, False]))
+    cells, rows, columns, whole = picture(a, b, "weight")
+    assert cells.tolist() == [[3, 2], [1, 0]]
+    assert (rows, columns, whole) == ([0, 1], [0, 1], (2, 2))
+
+
+def test_a_picture_of_a_large_tensor_shows_its_fullest_part():
+    size = PICTURE + 40
+    over = layout(nn.Linear(size, size))
+    kept = torch.zeros(size, size, dtype=torch.bool)
+    kept[20 : 20 + PICTURE, 30 : 30 + PICTURE] = True
+    cells, rows, columns, _ = picture(Mask.of(over, kept.flatten()), Mask.empty(over), "weight")
+    assert (cells == 1).all()
+    assert (rows[0], columns[0]) == (20, 30)
+
+
+def test_means_leave_other_networks_alone():
+    results = find_one()
+    assert accuracy([results], "mask", "pair 1", "pair 1").n == 1
+
+
+def find_one():
+    from maskscope.runs.results import SeedResults
+
+    row = Accuracy("mask", MaskName("pair 1", 0), "pair 1", 0.5, 10)
+    others = (replace(row, network="complement"), replace(row, mask=None), replace(row, subtask="pair 2"))
+    return SeedResults("x", 0, (row, *others), (), (), (), ())

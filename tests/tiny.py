@@ -1,0 +1,40 @@
+"""A double addition that takes seconds."""
+
+from maskscope.core.schedules import Schedule
+from maskscope.data.double_addition import DoubleAddition
+from maskscope.models.lstm import LSTMSettings
+from maskscope.models.mlp import MLPSettings
+from maskscope.models.twin import CopySecondHalf
+from maskscope.runs.study import Experiment, Masking, Training
+
+_MASKING = Masking(schedule=Schedule(steps=40, samples=2), penalty=1e-5, batch=32)
+
+FNN = Experiment(
+    "double-addition",
+    "fnn",
+    DoubleAddition("separate", train=2000, valid=300),
+    MLPSettings(hidden=(16, 12)),
+    Training(steps=60, batch=32),
+    _MASKING,
+    title="tiny <b>FNN</b>",
+)
+LSTM = Experiment(
+    "double-addition",
+    "lstm",
+    DoubleAddition("together", train=2000, valid=300),
+    LSTMSettings(hidden=8),
+    Training(steps=30, batch=32),
+    _MASKING,
+)
+FORCED = Experiment(
+    "double-addition",
+    "lstm-forced",
+    DoubleAddition("forced", train=2000, valid=300),
+    LSTMSettings(hidden=8, layers=1),
+    Training(steps=30, batch=32),
+    _MASKING,
+)
+COPIED = Experiment(
+    "double-addition", "fnn-copied", FNN.data, FNN.network, FNN.training, _MASKING, surgery=CopySecondHalf()
+)
+EVERY = (FNN, LSTM, FORCED, COPIED)
