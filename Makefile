@@ -24,7 +24,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --warnings
 	$(BIN)/python -m pytest -q -m "not slow" --jaxtyping-packages=maskscope,beartype.beartype
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Long training runs; about 15 minutes on 2 cores.
 test-slow: $(READY)

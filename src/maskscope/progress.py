@@ -48,7 +48,7 @@ def bars(console: Console | None = None) -> Progress:
 def progress(label: str, console: Console | None = None) -> Callable[[Iterator[State]], Iterable[State]]:
     """A progress bar for ``learn_mask(..., watch=progress("add"))``.
 
-    Example:
+    Examples:
         >>> from maskscope.core.learn import learning
         >>> watch = progress("add")
     """

@@ -12,7 +12,7 @@ from maskscope.core.mask import Mask, Origin
 def complement(mask: Mask) -> Mask:
     """The inverted mask: is the subtask gone without these weights, and are the others still there?
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> complement(Mask.full(layout(nn.Linear(2, 3)))).kept_units
@@ -35,7 +35,7 @@ def keep_open(mask: Mask, control: Mask, names: Iterable[str]) -> Mask:
         KeyError: A glob matches nothing.
         ValueError: The masks have different layouts.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> over = layout(nn.Linear(2, 3))
@@ -60,7 +60,7 @@ def half(mask: Mask, names: Iterable[str]) -> Mask:
     Raises:
         KeyError: A glob matches nothing.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> half(Mask.empty(layout(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))), ["0.*"]).kept_units
@@ -79,7 +79,7 @@ def random_like(mask: Mask, seed: int) -> Mask:
         mask: Whose sizes to take.
         seed: Of the draw.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> random_like(Mask.full(layout(nn.Linear(2, 3))), seed=0).kept_units

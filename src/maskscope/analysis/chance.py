@@ -48,7 +48,7 @@ def expected(tensors: Sequence[Sizes]) -> Expected:
     Raises:
         ValueError: A mask keeps more units than a tensor has.
 
-    Example:
+    Examples:
         >>> expected([Sizes(units=2, first=1, second=1)])
         Expected(iou=0.5, iomin=0.5)
     """

@@ -28,6 +28,14 @@ class Overlap:
     """Expected IoU of random masks that keep as many units of each tensor."""
     chance_iomin: Number
 
+    def __str__(self) -> str:
+        """One line for a person."""
+        return (
+            f"{self.where}: IoU {self.iou:.3f} (chance {self.chance_iou:.3f}), IoMin {self.iomin:.3f} "
+            f"(chance {self.chance_iomin:.3f}); {self.first:,} and {self.second:,} of {self.units:,} units kept, "
+            f"{self.both:,} by both"
+        )
+
     @property
     def either(self) -> int:
         """Units that at least one keeps."""
@@ -59,7 +67,7 @@ def iou(a: Mask, b: Mask, names: Iterable[str] | None = None) -> float:
         KeyError: A glob matches nothing.
         ValueError: Different layouts.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> mask = Mask.full(layout(nn.Linear(2, 3)))
@@ -83,7 +91,7 @@ def iomin(a: Mask, b: Mask, names: Iterable[str] | None = None) -> float:
         KeyError: A glob matches nothing.
         ValueError: Different layouts.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> mask = Mask.full(layout(nn.Linear(2, 3)))
@@ -147,7 +155,7 @@ def shared(masks: Sequence[Mask], names: Iterable[str] | None = None) -> tuple[f
     Raises:
         ValueError: Fewer than two masks, or different layouts.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> mask = Mask.full(layout(nn.Linear(2, 3)))
@@ -172,7 +180,7 @@ def remaining(mask: Mask, control: Mask, names: Iterable[str] | None = None) -> 
 
     Source: published code, ``remaining``. NaN for an empty control mask.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> mask = Mask.full(layout(nn.Linear(2, 3)))

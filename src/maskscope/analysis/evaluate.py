@@ -33,7 +33,7 @@ def evaluate(network: Network, batches: Iterable[Batch], metric: Metric) -> Scor
     Raises:
         ValueError: No examples, or the metric is not one number per example.
 
-    Example:
+    Examples:
         >>> from maskscope.core.objectives import accuracy
         >>> evaluate(nn.Identity(), [(torch.eye(2), torch.tensor([0, 0]))], accuracy)
         Score(value=0.5, examples=2)

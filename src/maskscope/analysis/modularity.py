@@ -37,7 +37,7 @@ class Estimate:
 def estimate(values: Iterable[float]) -> Estimate:
     """Mean, standard deviation (ddof 1) and n of the values that are not NaN.
 
-    Example:
+    Examples:
         >>> estimate([1.0, 3.0, math.nan])
         Estimate(mean=2.0, std=1.4142135623730951, n=2)
     """
@@ -58,6 +58,13 @@ class Reuse:
     """Expected IoU of random masks of the same per-tensor sizes."""
     ceiling: Estimate
     """IoU of the same subtask learned again, both subtasks pooled."""
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        return (
+            f"{self.where}: IoU {self.iou.mean:.3f} (n={self.iou.n}), chance {self.chance:.3f}, ceiling "
+            f"{self.ceiling.mean:.3f} (n={self.ceiling.n}), position {self.position:.0%}: {self.finding}"
+        )
 
     @property
     def position(self) -> float:
@@ -86,7 +93,7 @@ def reuse(between: Iterable[Overlap], again: Iterable[Overlap], where: str = "al
     Raises:
         ValueError: Nothing to compare.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> mask = Mask.full(layout(nn.Linear(8, 8)))
@@ -117,7 +124,7 @@ def reuse_of(
 def sampled_chance(a: Mask, b: Mask, draws: int, seed: int, names: Iterable[str] | None = None) -> Estimate:
     """IoU of random masks of the same per-tensor sizes, by drawing them: the check of the closed form.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> mask = Mask.full(layout(nn.Linear(2, 3)))

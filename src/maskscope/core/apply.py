@@ -44,7 +44,7 @@ def masked(model: nn.Module, mask: Mask) -> Masked:
         KeyError, ValueError: The mask is for another network (names and shapes are compared here, values by
             ``Mask.load`` and ``Mask.check``).
 
-    Example:
+    Examples:
         >>> from maskscope.core.layout import layout
         >>> model = nn.Linear(2, 3, bias=False)
         >>> masked(model, Mask.empty(layout(model)))(torch.ones(1, 2)).tolist()
@@ -68,7 +68,7 @@ def applied(model: nn.Module, mask: Mask) -> Generator[nn.Module]:
     Raises:
         KeyError, ValueError: The mask is for another network.
 
-    Example:
+    Examples:
         >>> from maskscope.core.layout import layout
         >>> model = nn.Linear(2, 3, bias=False)
         >>> with applied(model, Mask.empty(layout(model))) as silent:
@@ -99,7 +99,7 @@ def bake(model: nn.Module, mask: Mask) -> nn.Module:
     Raises:
         KeyError, ValueError: The mask is for another network.
 
-    Example:
+    Examples:
         >>> from maskscope.core.layout import layout
         >>> model = nn.Linear(2, 3)
         >>> int(bake(model, Mask.empty(layout(model))).weight.count_nonzero())

@@ -38,7 +38,7 @@ def stream(batches: Batches, start: int = 0) -> Iterator[Batch]:
         ValueError: The iterable is empty, or is an iterator that ran out.
         TypeError: Neither a function of the step nor iterable.
 
-    Example:
+    Examples:
         >>> from itertools import islice
         >>> list(islice(stream(["a", "b"]), 3))
         ['a', 'b', 'a']
@@ -84,7 +84,7 @@ def size(batch: Batch) -> int:
     Raises:
         ValueError: No tensor with a dimension inside.
 
-    Example:
+    Examples:
         >>> size({"x": torch.zeros(5, 2), "scale": 3.0})
         5
     """
@@ -113,7 +113,7 @@ def cut(
     Raises:
         ValueError: Fewer examples than parts, or no tensor inside.
 
-    Example:
+    Examples:
         >>> [part.batch.tolist() for part in cut(torch.arange(5), 2)]
         [[0, 1, 2], [3, 4]]
     """

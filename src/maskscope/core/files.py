@@ -33,7 +33,7 @@ def replacing(path: Path) -> Generator[Path]:
     Raises:
         OSError: The folder is not writable or the disk is full; a file already there is left as it was.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder, replacing(Path(folder) / "a.txt") as temporary:
         ...     _ = temporary.write_text("whole")

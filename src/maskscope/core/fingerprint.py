@@ -33,7 +33,7 @@ class Fingerprint:
     def structural_difference(self, other: Fingerprint) -> str | None:
         """What differs in names and shapes, as a phrase, or None.
 
-        Example:
+        Examples:
             >>> from torch import nn
             >>> fingerprint(nn.Linear(2, 3)).structural_difference(fingerprint(nn.Linear(2, 4)))
             "2 of 2 parameters have another shape, first 'weight': (3, 2) against (4, 2)"
@@ -67,7 +67,7 @@ class Fingerprint:
 def fingerprint(model: nn.Module) -> Fingerprint:
     """Read a network's fingerprint. Costs one pass over the weights (about a second per gigabyte).
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> model = nn.Linear(2, 3)
         >>> fingerprint(model) == fingerprint(model)

@@ -66,7 +66,7 @@ class GumbelSigmoid:
     Raises:
         ValueError: The temperature is not positive.
 
-    Example:
+    Examples:
         >>> gate = GumbelSigmoid()
         >>> gate.sample(torch.tensor([0.0, 0.0, 3.0]), torch.tensor([0.4, 0.6, 0.4]))
         tensor([0., 1., 1.])

@@ -40,7 +40,7 @@ class Granularity(Protocol):
 class PerWeight:
     """One unit per weight: the paper's grain.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.select import sites
         >>> PerWeight().view(sites(nn.Linear(2, 3))[0])
@@ -59,7 +59,7 @@ class PerWeight:
 class PerOutput:
     """One unit per output: a row of a linear layer, a filter of a convolution, a gate row of an LSTM.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.select import sites
         >>> PerOutput().view(sites(nn.Linear(2, 3))[0])
@@ -81,7 +81,7 @@ class PerOutput:
 class PerInput:
     """One unit per input: a column of a linear layer, an input channel of a convolution.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.select import sites
         >>> PerInput().view(sites(nn.Linear(2, 3))[0])
@@ -109,7 +109,7 @@ class PerInput:
 class PerTensor:
     """One unit for a whole parameter.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.select import sites
         >>> PerTensor().view(sites(nn.Linear(2, 3))[0])

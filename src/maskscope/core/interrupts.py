@@ -29,7 +29,7 @@ def deferred() -> Generator[Interrupts]:
 
     In other threads than the main one nothing is held back: Python delivers signals to the main thread only.
 
-    Example:
+    Examples:
         >>> with deferred() as interrupts:
         ...     interrupts.pressed
         False

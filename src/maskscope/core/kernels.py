@@ -38,7 +38,7 @@ class Kernel:
         mode: ``compiled``, ``eager``, or ``auto``: compiled if the work to come is worth it.
         work: Units times samples times steps to come; used by ``auto``.
 
-    Example:
+    Examples:
         >>> from maskscope.core.gates import GumbelSigmoid
         >>> from maskscope.core.noise import draw
         >>> Kernel(GumbelSigmoid()).sample(torch.zeros(4), draw(0, 0, 0, "weight"))

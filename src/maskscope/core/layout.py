@@ -29,7 +29,7 @@ class Segment:
     Raises:
         ValueError: The view does not hold the parameter's weights, or the gates do not broadcast over it.
 
-    Example:
+    Examples:
         >>> head = Segment("o.weight", shape=(8, 8), view=(8, 2, 4), gates=(1, 2, 1), offset=0, kind="head")
         >>> head.units, head.weights_per_unit
         (2, 32)
@@ -220,7 +220,7 @@ class Layout:
     def table(self) -> str:
         """The dry run as text: per parameter what is masked, in which units, or why not.
 
-        Example:
+        Examples:
             >>> from torch import nn
             >>> print(layout(nn.Linear(2, 3)).table())
             parameter  unit    units  weights  shape
@@ -252,7 +252,7 @@ def _parameters(count: int) -> str:
 def layer(parameter: str) -> str:
     """The layer a parameter belongs to: its module, and for stacked recurrent layers which of them.
 
-    Example:
+    Examples:
         >>> layer("encoder.0.weight"), layer("lstm.weight_hh_l1")
         ('encoder.0', 'lstm.l1')
     """
@@ -279,7 +279,7 @@ def layout(
         KeyError: A pattern matches nothing.
         ValueError: Nothing is selected.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> layout(nn.LSTM(4, 8)).names
         ('weight_ih_l0', 'weight_hh_l0')

@@ -136,7 +136,7 @@ def learning(
         ValueError: Non-finite weights, unusable batches, or a loss that no masked weight takes part in.
         NonFiniteLossError: The loss or gradient is not finite; carries the last good state.
 
-    Example:
+    Examples:
         >>> model, batch = nn.Linear(2, 2), (torch.ones(8, 2), torch.ones(8, dtype=torch.long))
         >>> from maskscope.core.objectives import cross_entropy
         >>> from maskscope.core.layout import layout
@@ -203,7 +203,7 @@ def learn_mask(
         NonFiniteLossError: The loss or gradient is not finite; carries the last good state.
         LearningInterrupted: Ctrl-C; carries the state to go on from.
 
-    Example:
+    Examples:
         >>> from maskscope.core.objectives import cross_entropy
         >>> model = nn.Linear(3, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[9.0, -9.0, 1.0], [-9.0, 9.0, 1.0]]))

@@ -16,7 +16,7 @@ from maskscope.core.schedules import Schedule
 class Logits:
     """One logit per unit of a layout, with Adam's moments and the number of steps taken.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> Logits(layout(nn.Linear(2, 3)), Schedule()).values

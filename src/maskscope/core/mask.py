@@ -64,7 +64,7 @@ class Mask:
     Raises:
         ValueError: The bits do not fit the layout.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> everything = Mask.full(layout(nn.Linear(2, 3)))

@@ -15,7 +15,7 @@ def evaluating(model: nn.Module) -> Generator[None]:
     Recurrent layers instead stay in training mode with dropout 0, which computes the same: cuDNN refuses their
     backward pass in evaluation mode.
 
-    Example:
+    Examples:
         >>> model = nn.Dropout()
         >>> with evaluating(model):
         ...     model.training

@@ -49,7 +49,7 @@ def draw(seed: int, step: int, sample: int, name: str, *, strata: int | None = N
         strata: With K strata the samples of a step share one draw u and use frac(u + k/K): each alone is exactly
             uniform, together they cover (0, 1) evenly. None: independent samples.
 
-    Example:
+    Examples:
         >>> draw(0, 0, 1, "weight", strata=4).rotation == 2**23 // 4
         True
     """
@@ -64,7 +64,7 @@ def uniform(
 ) -> Float32[Tensor, " units"]:
     """Uniform numbers strictly inside (0, 1), one per unit index, on a grid of 2^-23.
 
-    Example:
+    Examples:
         >>> uniform(torch.arange(3, dtype=torch.int32), *draw(0, 0, 0, "weight"))
         tensor([0.2881, 0.3045, 0.7405])
     """
@@ -85,7 +85,7 @@ def logistic(number: Float32[Tensor, " units"]) -> Float32[Tensor, " units"]:
     In plain arithmetic, since torch's eager and compiled logarithms differ in the last bit: with x = m 2^e and m
     within a factor sqrt(2) of 1, log x = e log 2 + 2 artanh((m - 1) / (m + 1)), by its power series.
 
-    Example:
+    Examples:
         >>> logistic(torch.tensor([0.5, 0.75])).tolist()
         [0.0, 1.0986123085021973]
     """

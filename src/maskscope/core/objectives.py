@@ -46,7 +46,7 @@ class CrossEntropy:
     Outputs have the classes last: (batch, classes) for labels (batch,), or (batch, positions, classes) for labels
     (batch, positions); labels equal to ``ignore`` do not count.
 
-    Example:
+    Examples:
         >>> import torch
         >>> outputs = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
         >>> round(float(cross_entropy(lambda x: outputs, (None, torch.tensor([0, 1])))), 4)
@@ -75,7 +75,7 @@ cross_entropy = CrossEntropy()
 def accuracy(model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]]) -> Shaped[Tensor, " batch"]:
     """1 for every example whose labels are all predicted, else 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> accuracy(lambda x: torch.eye(3), (None, torch.tensor([0, 1, 1])))
         tensor([1., 1., 0.])

@@ -13,7 +13,7 @@ class Schedule:
     Raises:
         ValueError: A number out of its range.
 
-    Example:
+    Examples:
         >>> Schedule(steps=100, samples=1).learning_rate
         0.1
     """

@@ -12,7 +12,7 @@ import torch
 def derive(*parts: int | str) -> int:
     """A seed from names and numbers: different parts, unrelated seeds; the same parts, the same seed everywhere.
 
-    Example:
+    Examples:
         >>> derive(0, "mask", "pair 1") == derive(0, "mask", "pair 1")
         True
         >>> 0 <= derive(0) < 2**63
@@ -26,7 +26,7 @@ def derive(*parts: int | str) -> int:
 def seeded(seed: int) -> Generator[None]:
     """Seed torch's generators for code that takes none (initialisation, dropout), and restore them afterwards.
 
-    Example:
+    Examples:
         >>> with seeded(0):
         ...     first = torch.rand(1)
         >>> with seeded(0):

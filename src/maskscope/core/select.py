@@ -54,7 +54,7 @@ class Selection:
 def sites(model: nn.Module) -> tuple[Site, ...]:
     """All parameters of a network in the order of ``named_parameters``, tied ones once.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> [site.name for site in sites(nn.Linear(2, 3))]
         ['weight', 'bias']
@@ -123,7 +123,7 @@ def match_names(names: Sequence[str], patterns: Iterable[str]) -> tuple[str, ...
     Raises:
         KeyError: A glob matches none; the message has the nearest names.
 
-    Example:
+    Examples:
         >>> match_names(["a.weight", "b.weight"], ["a.*"])
         ('a.weight',)
     """
@@ -152,7 +152,7 @@ def select(model: nn.Module, patterns: Sequence[Pattern] | None = None) -> Selec
         KeyError: A pattern matches nothing; the message has the nearest names.
         ValueError: Nothing is selected, or the network has no parameters or uninitialised (lazy) ones.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
         >>> [site.name for site in select(model).chosen]

@@ -124,7 +124,7 @@ class DoubleAddition:
 
     Source: Csordas et al. 2021, double addition; seeds and sizes of the published code.
 
-    Example:
+    Examples:
         >>> data = DoubleAddition("separate", train=100, valid=10)
         >>> data.batches("train", 4, seed=0)(0).inputs.shape
         torch.Size([4, 80])

@@ -29,7 +29,7 @@ def experiments(name: str, preset: Preset) -> tuple[Experiment, ...]:
     Raises:
         KeyError: No such experiment; the message has the nearest names.
 
-    Example:
+    Examples:
         >>> [experiment.variant for experiment in experiments("double-addition", "quick")]
         ['fnn', 'lstm', 'fnn-copied']
     """

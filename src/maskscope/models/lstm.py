@@ -18,7 +18,7 @@ class LSTM(nn.Module):
 
     Source: Csordas et al. 2021, arithmetic experiments; published code.
 
-    Example:
+    Examples:
         >>> sum(p.numel() for p in LSTM(80, 256, 2, 40).parameters() if p.requires_grad)
         880680
     """

@@ -15,7 +15,7 @@ class MLP(nn.Module):
 
     Source: Csordas et al. 2021, arithmetic experiments; published code.
 
-    Example:
+    Examples:
         >>> sum(p.numel() for p in MLP(80, (2000,) * 4, 40).parameters())
         12248040
     """

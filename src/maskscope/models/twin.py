@@ -26,7 +26,7 @@ class CopySecondHalf:
     def apply(self, model: MLP) -> None:
         """Change the first and the last layer in place.
 
-        Example:
+        Examples:
             >>> model = MLP(4, (3,), 2)
             >>> CopySecondHalf().apply(model)
             >>> torch.equal(model.layers[0].weight[:, :2], model.layers[0].weight[:, 2:])

@@ -30,7 +30,7 @@ class Grid:
 def percent(value: Estimate) -> str:
     """A mean share as percent, with its standard deviation where there is one.
 
-    Example:
+    Examples:
         >>> percent(Estimate(0.5, math.nan, 1)), percent(Estimate(0.5, 0.012, 3))
         ('50.0', '50.0 ± 1.2')
     """

@@ -28,7 +28,7 @@ def segment(name: str) -> str:
     Raises:
         ValueError: An empty name.
 
-    Example:
+    Examples:
         >>> segment("pair 1"), segment("../x")
         ('pair%201', '%2E%2E%2Fx')
     """

@@ -85,7 +85,7 @@ class Masking:
 class Experiment:
     """A network to train, the subtasks to look for in it, and how.
 
-    Example:
+    Examples:
         >>> experiment = Experiment("double-addition", "fnn", DoubleAddition("separate"), MLPSettings(hidden=(8,)))
         >>> from_json(to_json(experiment)) == experiment
         True
@@ -139,7 +139,7 @@ def from_json(text: str) -> Experiment:
 def layout_of(experiment: Experiment) -> Layout:
     """The layout that its masks will have.
 
-    Example:
+    Examples:
         >>> experiment = Experiment("double-addition", "fnn", DoubleAddition("separate"), MLPSettings())
         >>> layout_of(experiment).weights
         12240000
