@@ -1,7 +1,6 @@
 # make demo: a first report in minutes.  make test: everything CI runs.  Both set up .venv by themselves.
 PYTHON ?= python3
 BIN := .venv/bin
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .PHONY: demo test format docs test-slow clean

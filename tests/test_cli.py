@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import sysconfig
 import warnings
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -41,7 +43,8 @@ def test_help_has_an_example(command, type_):
 
 
 def test_it_is_installed_as_a_command_and_as_a_module():
-    for command in ([sys.executable, "-m", "maskscope"], ["maskscope"]):
+    script = Path(sysconfig.get_path("scripts")) / "maskscope"
+    for command in ([sys.executable, "-m", "maskscope"], [str(script)]):
         done = subprocess.run([*command, "list"], capture_output=True, text=True, check=False)
         assert "double-addition" in done.stdout
 

@@ -21,7 +21,8 @@ from maskscope.report.html import write_report
 from maskscope.report.load import Found, find
 from maskscope.report.tables import print_runs
 from maskscope.runs.jobs import Job, JobFailed, run_jobs
-from maskscope.runs.pipeline import Paused, folder_of
+from maskscope.runs.loop import Paused
+from maskscope.runs.pipeline import folder_of
 from maskscope.runs.store import InUse, segment
 from maskscope.runs.study import Experiment, layout_of
 
@@ -136,14 +137,14 @@ def _dry_run(chosen: tuple[Experiment, ...], seeds: tuple[int, ...], root: Path)
 
 
 def _report(found: Found, path: Path, title: str) -> None:
-    console = Console()
-    print_runs(found.runs, console)
-    for note in found.unfinished:
-        console.print(f"left out: {note}", markup=False, highlight=False)
     try:
         written = write_report(found, path, title)
     except ValueError as error:
         raise Failure(str(error)) from None
+    console = Console()
+    print_runs(found.runs, console)
+    for note in found.unfinished:
+        console.print(f"left out: {note}", markup=False, highlight=False)
     console.print(f"report: {written}", markup=False, highlight=False, soft_wrap=True)
 
 

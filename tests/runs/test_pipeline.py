@@ -14,7 +14,8 @@ import pytest
 
 import tiny
 from maskscope.core.mask import Mask
-from maskscope.runs.pipeline import Paused, Runner, Tick, folder_of
+from maskscope.runs.loop import Paused, Tick
+from maskscope.runs.pipeline import Runner, folder_of
 from maskscope.runs.results import HIDDEN, SeedResults
 from maskscope.runs.store import InUse, RunFolder, read_record, segment
 from maskscope.runs.study import Experiment, from_json, to_json

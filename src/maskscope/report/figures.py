@@ -45,9 +45,7 @@ def overlap_per_tensor(run: Run) -> go.Figure:
     """IoU and IoMin in every masked tensor, with chance and ceiling."""
     first, second = run.experiment.data.subtasks[:2]
     tensors = [tensor.parameter for tensor in run.results[0].sizes[0].tensors]
-    figure = make_subplots(
-        rows=1, cols=2, subplot_titles=("IoU: both / either", "IoMin: both / smaller"), shared_yaxes=True
-    )
+    figure = make_subplots(rows=1, cols=2, subplot_titles=("IoU", "IoMin"), shared_yaxes=True)
     compared = [item for result in run.results for item in result.overlaps]
     for column, metric in enumerate(("iou", "iomin"), start=1):
         between = [
@@ -173,7 +171,7 @@ def mask_pictures(run: Run) -> go.Figure:
     titles: list[str] = []
     for i, name in enumerate(names):
         cells, rows, columns, whole = picture(a, b, name)
-        titles.append(_caption(name, whole, cells.shape))
+        titles.append(_caption(whole, cells.shape))
         figure.add_heatmap(
             z=cells,
             x=[str(column) for column in columns],
@@ -197,15 +195,15 @@ def mask_pictures(run: Run) -> go.Figure:
         }
         for i, name in enumerate(names)
     ]
-    menu = {"buttons": buttons, "active": chosen, "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
+    menu = {"buttons": buttons, "active": chosen, "x": 0, "xanchor": "left", "y": 1.1, "yanchor": "bottom"}
     figure.update_xaxes(title="input", showticklabels=False, type="category", showgrid=False)
     figure.update_yaxes(title="output", showticklabels=False, type="category", showgrid=False, autorange="reversed")
     _styled(figure, 640)
     figure.update_layout(
         updatemenus=[menu],
         title={"text": titles[chosen], "font": {"size": 13}, "x": 0, "xref": "paper", "y": 0.98, "yanchor": "top"},
-        legend={"y": 1.02},
-        margin={"t": 120},
+        legend={"y": 1.01},
+        margin={"t": 130},
     )
     return figure
 
@@ -224,11 +222,9 @@ def picture(
     return flat[np.ix_(rows, columns)], rows.tolist(), columns.tolist(), (flat.shape[0], flat.shape[1])
 
 
-def _caption(name: str, whole: tuple[int, int], shown: tuple[int, ...]) -> str:
-    text = f"{name}: {whole[0]} outputs × {whole[1]} inputs"
-    if (shown[0], shown[1]) == whole:
-        return text
-    return f"{text}; shown are {shown[0]} × {shown[1]} with most kept weights"
+def _caption(whole: tuple[int, int], shown: tuple[int, ...]) -> str:
+    text = f"{whole[0]} × {whole[1]}"
+    return text if (shown[0], shown[1]) == whole else f"{text}; shown: the fullest {shown[0]} × {shown[1]}"
 
 
 def _steps(colours: Sequence[str]) -> list[tuple[float, str]]:

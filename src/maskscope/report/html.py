@@ -86,7 +86,8 @@ def _section(run: Run, index: int) -> Section:
         ("Kept weights per tensor", "Mean over all masks of a subtask.", figures.kept_per_tensor(run)),
         (
             "The masks of one layer",
-            "Every cell is a weight, coloured by which subtask keeps it. The menu chooses the tensor.",
+            "Every cell is a weight (rows: outputs, columns: inputs), coloured by which subtask keeps it. The menu chooses "  # noqa: ISC004
+            "the tensor; of a large one the rows and columns with most kept weights are shown.",
             figures.mask_pictures(run),
         ),
         (
@@ -111,6 +112,6 @@ def _html(figure: go.Figure, identity: str) -> Markup:
         full_html=False,
         include_plotlyjs=False,
         div_id=f"figure-{identity}",
-        config={"responsive": True, "displaylogo": False},
+        config={"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage"]]},
     )
     return Markup(text)

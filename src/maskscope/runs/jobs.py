@@ -19,7 +19,8 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from maskscope.progress import bars
-from maskscope.runs.pipeline import Paused, Report, Runner, Tick, folder_of
+from maskscope.runs.loop import Paused, Report, Tick
+from maskscope.runs.pipeline import Runner, folder_of
 from maskscope.runs.store import InUse
 from maskscope.runs.study import Experiment
 

@@ -24,6 +24,9 @@ class Verdict:
     """In the hidden layers: the first and last layer differ by construction where subtasks have inputs of their own."""
 
 
+_WITHOUT = ("complement", "complement with ends open")
+
+
 def accuracy(results: Iterable[SeedResults], network: str, subtask: str, mask: str | None = None) -> Estimate:
     """Mean accuracy on a subtask over network seeds and repetitions of the mask.
 
@@ -92,11 +95,12 @@ def _ablation_words(experiment: Experiment, results: Sequence[SeedResults]) -> s
     others = [(a, b) for a in subtasks for b in subtasks if a != b]
     own_mask = _mean(accuracy(results, "mask", s, s) for s in subtasks)
     other_mask = _mean(accuracy(results, "mask", b, a) for a, b in others)
-    own_without = _mean(accuracy(results, "complement", s, s) for s in subtasks)
-    other_without = _mean(accuracy(results, "complement", b, a) for a, b in others)
+    own_without, own_open = (_mean(accuracy(results, kind, s, s) for s in subtasks) for kind in _WITHOUT)
+    other_without, other_open = (_mean(accuracy(results, kind, b, a) for a, b in others) for kind in _WITHOUT)
     return (
         f"A mask alone serves its own subtask in {own_mask:.1%} of cases and the other in {other_mask:.1%}; without the "
-        f"mask's weights its own falls to {own_without:.1%} and the other keeps {other_without:.1%}."
+        f"mask's weights its own falls to {own_without:.1%} and the other is at {other_without:.1%}. With input and output "
+        f"layers left open, so that hidden weights alone are missing, it is {own_open:.1%} and {other_open:.1%}."
     )
 
 
