@@ -25,7 +25,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q -m "not slow" --jaxtyping-packages=maskscope,beartype.beartype
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# Long training runs; about 15 minutes on 2 cores.
+# Long training runs; about 10 minutes on 2 cores.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
 

@@ -1,0 +1,32 @@
+"""The quick preset as make demo runs it: the paper's pattern, and the control that must come out the other way."""
+
+import pytest
+from rich.console import Console
+
+from maskscope.experiments import experiments
+from maskscope.report.load import find
+from maskscope.runs.jobs import Job, run_jobs
+from maskscope.runs.results import HIDDEN
+from maskscope.runs.verdict import accuracy, reuse_in, verdict
+
+
+@pytest.mark.slow
+def test_trained_networks_keep_the_pairs_apart_and_the_copied_one_does_not(tmp_path):
+    chosen = experiments("double-addition", "quick")
+    run_jobs([Job(item, 0, tmp_path, 1) for item in chosen], 2, Console(stderr=True))
+    runs = {run.experiment.variant: run for run in find(tmp_path).runs}
+    for run in runs.values():
+        first, second = run.experiment.data.subtasks
+        for own, other in ((first, second), (second, first)):
+            assert accuracy(run.results, "full network", own).mean >= 0.99
+            assert accuracy(run.results, "mask", own, own).mean >= 0.96
+            assert accuracy(run.results, "mask", other, own).mean <= 0.03
+            assert accuracy(run.results, "complement", own, own).mean <= 0.30
+    for variant in ("fnn", "lstm"):
+        found = reuse_in(runs[variant].results, *runs[variant].experiment.data.subtasks, HIDDEN)
+        assert found.iou.mean < 0.4 * found.ceiling.mean
+        assert verdict(runs[variant].experiment, runs[variant].results).finding == "separate"
+    copied = runs["fnn-copied"]
+    found = reuse_in(copied.results, *copied.experiment.data.subtasks, HIDDEN)
+    assert found.iou.mean > 0.9 * found.ceiling.mean
+    assert verdict(copied.experiment, copied.results).finding == "shared"
