@@ -13,16 +13,16 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(READY)
 
-# About 4 minutes on 2 cores, after about 2 for setting up.
+# About 5 minutes on 2 cores, after about 2 for setting up.
 demo: $(READY)
 	$(BIN)/maskscope run double-addition --preset quick --jobs 2 --out runs
 
-# About 5 minutes on 2 cores.
+# About 4 minutes on 2 cores.
 test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --warnings
-	$(BIN)/python -m pytest -q -m "not slow" --jaxtyping-packages=maskscope,beartype.beartype
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" --jaxtyping-packages=maskscope,beartype.beartype
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Long training runs; about 10 minutes on 2 cores.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maskscope.analysis.compare import Overlap, overlap, per_layer, per_tensor
+from maskscope.core.learn import NonFiniteLossError
 from maskscope.core.mask import Mask
 from maskscope.core.select import nearest
 from maskscope.experiments import EXPERIMENTS, SUMMARIES, Preset, experiments
@@ -21,10 +23,10 @@ from maskscope.report.html import write_report
 from maskscope.report.load import Found, find
 from maskscope.report.tables import print_runs
 from maskscope.runs.jobs import Job, JobFailed, run_jobs
-from maskscope.runs.loop import Paused
 from maskscope.runs.pipeline import folder_of
 from maskscope.runs.store import InUse, segment
 from maskscope.runs.study import Experiment, layout_of
+from maskscope.runs.train import DivergedError
 
 app = tyro.extras.SubcommandApp()
 
@@ -84,8 +86,10 @@ def run(
     """
     chosen = _chosen(name, preset, only)
     root = out / segment(name) / preset
-    if jobs < 1 or threads < 0 or not seeds or min(seeds) < 0:
-        raise Failure(f"jobs must be at least 1, threads and seeds not negative; got {jobs=}, {threads=}, {seeds=}")
+    if jobs < 1 or threads < 0 or not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise Failure(
+            f"jobs must be at least 1, threads and seeds not negative, seeds different; got {jobs=}, {threads=}, {seeds=}"
+        )
     if dry_run:
         _dry_run(chosen, seeds, root)
         return
@@ -93,9 +97,10 @@ def run(
     per_job = threads or max(1, (os.cpu_count() or 1) // jobs)
     try:
         run_jobs([Job(item, seed, root, per_job) for item in chosen for seed in seeds], jobs, console)
-    except Paused as stop:
+    except KeyboardInterrupt as stop:
         command = " ".join(["maskscope", *sys.argv[1:]])
-        console.print(f"{stop}. Everything so far is saved; go on with:\n  {command}", markup=False, highlight=False)
+        said = f"{str(stop) or 'stopped'}. Everything done so far is saved; go on with:\n  {command}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(130) from None
     folders = {folder_of(root, item, seed).path for item in chosen for seed in seeds}
     found = find(root)
@@ -238,8 +243,11 @@ def main() -> None:
     warnings.showwarning = lambda message, *_args, **_kwargs: console.print(  # pyright: ignore[reportUnknownLambdaType]
         f"warning: {message}", markup=False, highlight=False, style="yellow"
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill stops as Ctrl-C does
     try:
         app.cli(prog="maskscope", description=__doc__)
-    except (Failure, InUse, JobFailed, OSError) as error:
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (Failure, InUse, JobFailed, DivergedError, NonFiniteLossError, OSError) as error:
         console.print(f"error: {error}", markup=False, highlight=False, style="red", soft_wrap=True)
         raise SystemExit(1) from None

@@ -12,7 +12,7 @@ from torch import nn
 from maskscope.analysis.ablate import complement, half, keep_open, random_like
 from maskscope.analysis.chance import Sizes, expected
 from maskscope.analysis.compare import iomin, iou, overlap, per_layer, per_tensor, remaining, shared
-from maskscope.analysis.modularity import Estimate, Reuse, estimate, reuse_of, sampled_chance
+from maskscope.analysis.modularity import Estimate, Placed, Reuse, estimate, reuse_of, sampled_chance
 from maskscope.core.layout import layout
 from maskscope.core.mask import Mask
 
@@ -33,7 +33,7 @@ def same(found: float, wanted: float) -> bool:
 
 
 def brute_iou(a: set, b: set) -> float:
-    return len(a & b) / len(a | b) if a | b else math.nan
+    return len(a & b) / len(a | b) if a and b else math.nan
 
 
 def brute_iomin(a: set, b: set) -> float:
@@ -61,7 +61,7 @@ def test_overlap_is_symmetric_and_iou_never_exceeds_iomin(a, b):
 def test_a_mask_overlaps_wholly_with_itself_and_not_with_its_complement(a):
     assume(a)
     assert iou(mask(a), mask(a)) == iomin(mask(a), mask(a)) == 1
-    assert iou(mask(a), ~mask(a)) == 0
+    assert same(iou(mask(a), ~mask(a)), math.nan if mask(a).is_full else 0.0)
 
 
 @given(st.lists(SETS, min_size=2, max_size=4), SETS)
@@ -83,7 +83,7 @@ def test_layers_pool_the_parameters_of_a_module():
 def test_an_empty_mask_has_no_overlap_rather_than_full_reuse():
     assert math.isnan(iou(mask(set()), mask(set())))
     assert math.isnan(iomin(mask(set()), mask({1})))
-    assert iou(mask(set()), mask({1})) == 0
+    assert math.isnan(iou(mask(set()), mask({1})))
 
 
 def test_sharing_needs_two_masks():
@@ -138,7 +138,7 @@ def test_the_plug_in_is_wrong_for_small_tensors():
 
 def test_chance_of_empty_and_full_masks():
     assert math.isnan(expected([Sizes(5, 0, 0)]).iou)
-    assert expected([Sizes(5, 0, 2)]).iou == 0
+    assert math.isnan(expected([Sizes(5, 0, 2)]).iou)
     assert expected([Sizes(5, 5, 5)]) == (1.0, 1.0)
     with pytest.raises(ValueError, match="between 0 and all units"):
         expected([Sizes(5, 6, 1)])
@@ -177,30 +177,44 @@ def test_estimates_leave_nan_out_and_say_how_many_remain():
     assert estimate([]).n == 0
 
 
-def placed(between: float, chance: float, ceiling: float) -> Reuse:
-    return Reuse("all", Estimate(between, 0.0, 1), chance, Estimate(ceiling, 0.0, 1))
+def placed(between: float, chance: float, ceiling: float) -> Placed:
+    return Placed(Estimate(between, 0.0, 1), chance, Estimate(ceiling, 0.0, 1))
 
 
 @pytest.mark.parametrize(
-    ("reuse", "finding"),
+    ("iou", "iomin", "finding"),
     [
-        (placed(0.15, 0.01, 0.84), "separate"),
-        (placed(0.45, 0.01, 0.84), "partly shared"),
-        (placed(0.80, 0.01, 0.84), "shared"),
-        (placed(0.10, 0.09, 0.12), "cannot tell"),
-        (placed(math.nan, 0.01, 0.84), "cannot tell"),
-        (placed(0.2, 0.01, math.nan), "cannot tell"),
+        (placed(0.15, 0.01, 0.84), placed(0.25, 0.05, 0.9), "separate"),
+        (placed(0.45, 0.01, 0.84), placed(0.6, 0.05, 0.9), "partly shared"),
+        (placed(0.80, 0.01, 0.84), placed(0.88, 0.05, 0.9), "shared"),
+        (placed(0.20, 0.01, 0.84), placed(1.0, 0.05, 0.9), "partly shared"),  # a small mask inside a large one
+        (placed(0.10, 0.09, 0.12), placed(0.2, 0.05, 0.9), "cannot tell"),
+        (placed(math.nan, 0.01, 0.84), placed(0.2, 0.05, 0.9), "cannot tell"),
+        (placed(0.2, 0.01, math.nan), placed(0.2, 0.05, math.nan), "cannot tell"),
     ],
 )
-def test_a_finding_needs_a_ceiling_well_above_chance(reuse, finding):
-    assert reuse.finding == finding
+def test_a_finding_needs_both_measures_and_a_ceiling_well_above_chance(iou, iomin, finding):
+    assert Reuse("all", iou, iomin).finding == finding
+
+
+def test_a_mask_that_contains_another_is_not_separate_from_it():
+    over = layout(nn.Linear(100, 100))
+    small, large = (Mask.of(over, torch.arange(over.units) < size) for size in (100, 800))
+    found = reuse_of([small] * 2, [large] * 2)
+    assert found.iou.position < 0.2
+    assert found.iomin.position > 0.9
+    assert found.finding == "partly shared"
+
+
+def test_empty_masks_have_no_finding():
+    assert reuse_of([mask(set())] * 2, [mask(range(9))] * 2).finding == "cannot tell"
 
 
 def test_reuse_is_one_at_the_ceiling_and_none_at_chance():
     a, b = mask(range(10)), mask(range(2, 12))
     found = reuse_of([a, b], [a, b])
-    assert found.iou.n == 4
-    assert found.ceiling.n == 2
+    assert found.iou.between.n == 4
+    assert found.iou.ceiling.n == 2
     assert placed(0.84, 0.01, 0.84).position == 1
     assert placed(0.01, 0.01, 0.84).position == 0
     with pytest.raises(ValueError, match="at least one overlap"):

@@ -44,3 +44,18 @@ def test_nothing_to_evaluate_on_is_an_error():
         evaluate(nn.Identity(), [], accuracy)
     with pytest.raises(ValueError, match="one number per example, got shape"):
         evaluate(nn.Identity(), BATCHES, lambda call, batch: torch.zeros(2, 2))
+
+
+def test_a_subclass_of_a_recurrent_layer_is_evaluated_like_any_other():
+    class Noisy(nn.LSTM):
+        def forward(self, x):
+            return nn.functional.dropout(super().forward(x)[0], 0.5, self.training)
+
+    model, x = Noisy(3, 4), torch.randn(5, 2, 3)
+    scores = [evaluate(model, [x], lambda call, batch: call(batch).sum((1, 2))).value for _ in range(2)]
+    assert scores[0] == scores[1]
+
+
+def test_ignored_labels_do_not_count():
+    batch = (torch.eye(2).repeat(1, 1, 1), torch.tensor([[0, -100]]))
+    assert evaluate(nn.Identity(), [batch], accuracy).value == 1

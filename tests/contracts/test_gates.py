@@ -106,7 +106,7 @@ for gate in (GumbelSigmoid(), GumbelSigmoid(temperature=0.5)):
     eager, compiled = Kernel(gate, "eager"), Kernel(gate, "compiled")
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        for units in (1, VECTOR, 1000, 3 * VECTOR + 17, 70_001):
+        for units in (1, VECTOR, 1000, 3 * VECTOR + 17, 33_000, 50_001, 70_001):
             logits = torch.randn(units, generator=torch.Generator().manual_seed(units)) * 6
             for sample in range(2):
                 stream = draw(1, 2, sample, "w", strata=4)

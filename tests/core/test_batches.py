@@ -109,3 +109,9 @@ def test_empty_used_up_and_unusable_batches_are_refused():
         list(islice(stream(iter([1, 2])), 3))
     with pytest.raises(TypeError, match="a function of the step or an iterable of batches, got int"):
         next(unwrap(stream)(3))  # as users see it, without the run-time checks of the tests
+
+
+@pytest.mark.parametrize("batch", [(X, X), X, {"x": X}], ids=lambda batch: type(batch).__name__)
+def test_one_batch_in_place_of_batches_is_refused(batch):
+    with pytest.raises(TypeError, match=r"looks like one batch.*such as \[batch\]"):
+        next(stream(batch))

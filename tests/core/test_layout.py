@@ -269,3 +269,20 @@ def test_layers_are_modules_and_stacked_recurrent_layers_count_one_by_one():
         "a.b",
         "rnn.l1_reverse",
     ]
+
+
+def test_what_weight_and_spectral_norm_compute_from_is_left_out():
+    """Zeroing it would rescale the other weights, not remove one."""
+    for normed in (
+        nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)),
+        nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4)),
+    ):
+        over = layout(nn.Sequential(normed, nn.Linear(4, 2)))
+        assert over.names == ("1.weight",)
+        assert all("remove the parametrisation" in item.reason for item in over.left_out if "original" in item.name)
+
+
+def test_empty_parameters_are_left_out():
+    model = nn.Linear(3, 4)
+    model.register_parameter("none", nn.Parameter(torch.zeros(0)))
+    assert {item.name: item.reason for item in layout(model).left_out}["none"] == "empty"

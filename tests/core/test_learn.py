@@ -227,3 +227,109 @@ def test_a_batch_smaller_than_the_samples_and_an_empty_loader_are_refused(model)
         learn_mask(model, [batch(0, 3)], cross_entropy)
     with pytest.raises(ValueError, match="the loader is empty"):
         learn_mask(model, [], cross_entropy)
+
+
+def test_an_objective_may_call_the_network_itself_and_sees_it_unmasked(model):
+    """Distillation: the teacher is the very network that is masked."""
+    x, _ = batch(0)
+    with torch.no_grad():
+        expected = model(x)
+    seen = []
+
+    def distil(network, inputs):
+        with torch.no_grad():
+            teacher = model(inputs)
+        seen.append(teacher)
+        return functional.mse_loss(network(inputs), teacher)
+
+    schedule = Schedule(steps=3, samples=1, init=0.0)
+    states = list(learning(model, [x], distil, layout=layout(model), schedule=schedule))
+    assert all(torch.equal(teacher, expected) for teacher in seen)
+    assert float(states[0].loss) > 0
+
+
+class Heads(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.other = body, nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_a_masked_parameter_outside_the_loss_is_warned_of(model):
+    with pytest.warns(UserWarning, match=r"1 of 3 masked parameters take no part in the loss, first 'other\.weight'"):
+        learn_mask(Heads(model), batch, cross_entropy, schedule=Schedule(steps=1))
+
+
+def test_after_a_bad_batch_learning_goes_on_as_if_it_had_not_been(model):
+    over, schedule = layout(model), Schedule(steps=20)
+    whole = learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule).logits
+
+    def breaking(step):
+        x, y = batch(step)
+        return (x * float("nan") if step == 7 else x), y
+
+    with pytest.raises(NonFiniteLossError) as stop:
+        learn_mask(model, breaking, cross_entropy, layout=over, schedule=schedule)
+    resumed = learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule, resume=stop.value.state.logits)
+    assert torch.equal(resumed.logits, whole)
+
+
+def test_an_error_in_the_middle_of_a_step_leaves_no_half_gradient(model):
+    over, schedule = layout(model), Schedule(steps=20)
+    whole = learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule).logits
+    calls = []
+
+    def failing(network, part):
+        calls.append(1)
+        if len(calls) == 4 * 9 + 2:  # the second part of the tenth step
+            raise MemoryError
+        return cross_entropy(network, part)
+
+    logits = Logits(over, schedule)
+    with pytest.raises(MemoryError):
+        learn_mask(model, batch, failing, layout=over, schedule=schedule, resume=logits)
+    assert logits.step == 9
+    resumed = learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule, resume=logits)
+    assert torch.equal(resumed.logits, whole)
+
+
+def test_resuming_with_other_settings_is_refused(model):
+    begun = Logits(layout(model, ["0.weight"]), Schedule(steps=5))
+    with pytest.raises(ValueError, match="lie over another layout"):
+        learn_mask(model, batch, cross_entropy, resume=begun, schedule=Schedule(steps=5))
+    with pytest.raises(ValueError, match=r"were begun with Schedule\(.*steps=5"):
+        learn_mask(model, batch, cross_entropy, layout=begun.layout, resume=begun, schedule=Schedule(steps=6))
+
+
+def test_a_part_without_labels_does_not_count(model):
+    x, y = batch(0, 8)
+    y[2:4] = -100
+    (state,) = learning(model, [(x, y)], cross_entropy, layout=layout(model), schedule=Schedule(steps=1))
+    assert state.loss.isfinite()
+
+
+def test_logits_are_float32_whatever_the_default(model):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        learned = learn_mask(
+            model, lambda s: batch(s), lambda n, b: n(b[0].float()).square().mean(), schedule=Schedule(steps=2)
+        )
+    finally:
+        torch.set_default_dtype(before)
+    assert learned.logits.dtype == torch.float32
+
+
+def test_an_early_stop_records_the_steps_taken(model):
+    def three(states):
+        for state in states:
+            yield state
+            if state.step == 3:
+                return
+
+    learned = learn_mask(model, batch, cross_entropy, schedule=Schedule(steps=50), watch=three)
+    assert learned.mask.origin.steps == 3
+    with pytest.raises(ValueError, match="watch ended before the first step"):
+        learn_mask(model, batch, cross_entropy, watch=lambda states: [])

@@ -1,6 +1,7 @@
 """Masks are immutable values with the algebra of sets, and their files refuse what they do not belong to."""
 
 import copy
+import json
 import pickle
 import subprocess
 import sys
@@ -128,7 +129,13 @@ def test_a_file_holds_plain_names_and_an_eighth_of_a_byte_per_unit(tmp_path):
 
     with safe_open(learned_file(tmp_path), "pt") as file:
         assert file.get_tensor("kept").numel() == 3
-        assert '"parameter": "0.weight"' in file.metadata()["header"]
+        header = json.loads(json.loads(file.metadata()["maskscope"])["header"])
+    assert [segment["parameter"] for segment in header["layout"]] == ["0.weight", "1.weight"]
+
+
+def test_equal_masks_are_equal_files(tmp_path):
+    first = learned_file(tmp_path).read_bytes()
+    assert all(learned_file(tmp_path).read_bytes() == first for _ in range(5))
 
 
 def test_a_file_is_read_in_another_process(tmp_path):

@@ -37,7 +37,7 @@ def test_the_published_sizes_cover_every_single_pair_and_share_about_100_problem
     key = {int(k) for k in (train.flatten(1) * powers).sum(1)}
     valid = torch.cat([numbers(batch) for batch in full.tests("valid")])
     common = sum(int(k) in key for k in (valid.flatten(1) * powers).sum(1))
-    assert 60 <= common <= 140  # 10,000 x 1,000,000 / 10^8 expected; PROTOCOLS counted 100
+    assert 60 <= common <= 140  # 10,000 x 1,000,000 / 10^8 expected; the published data has 100
 
 
 def test_batches_are_a_function_of_seed_and_step():

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -147,3 +148,14 @@ def find_one():
     row = Accuracy("mask", MaskName("pair 1", 0), "pair 1", 0.5, 10)
     others = (replace(row, network="complement"), replace(row, mask=None), replace(row, subtask="pair 2"))
     return SeedResults("x", 0, (row, *others), (), (), (), ())
+
+
+def test_a_copied_run_does_not_count_twice(root, tmp_path):
+    shutil.copytree(root, tmp_path / "a")
+    shutil.copytree(root, tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "config.json").write_bytes(bytes(range(128, 200)))
+    found = find(tmp_path)
+    assert {run.experiment.variant: len(run.seeds) for run in found.runs} == {"fnn": 2, "lstm": 1}
+    assert sum("would count twice" in note for note in found.unfinished) == 3
+    assert len(found.unfinished) == 4

@@ -16,9 +16,10 @@ import tiny
 from maskscope.core.mask import Mask
 from maskscope.runs.loop import Paused, Tick
 from maskscope.runs.pipeline import Runner, folder_of
-from maskscope.runs.results import HIDDEN, SeedResults
+from maskscope.runs.results import HIDDEN, MaskRecord, SeedResults
 from maskscope.runs.store import InUse, RunFolder, read_record, segment
 from maskscope.runs.study import Experiment, from_json, to_json
+from maskscope.runs.train import DivergedError
 
 WORKER = """
 import sys
@@ -218,3 +219,20 @@ def test_an_unwritable_folder_says_what_to_do(tmp_path):
     blocked.write_text("")
     with pytest.raises(OSError, match="choose another with --out"), RunFolder(blocked / "run").owned():
         pass
+
+
+def test_a_torn_line_of_metrics_does_not_swallow_the_next(finished, tmp_path):
+    run(tmp_path)
+    folder = folder_of(tmp_path, tiny.FNN, 0)
+    with folder.metrics.open("a") as file:
+        file.write('{"phase": "mask of pair 1", "st')
+    folder.mask("pair 1", 0).unlink()
+    run(tmp_path)
+    record = read_record(folder.mask_record("pair 1", 0), MaskRecord)
+    assert [point.step for point in record.curve] == list(range(1, 41))
+
+
+def test_a_training_that_diverges_says_so(tmp_path):
+    broken = replace(tiny.FNN, training=replace(tiny.FNN.training, learning_rate=1e30))
+    with pytest.raises(DivergedError, match="lower the learning rate"):
+        run(tmp_path, broken)

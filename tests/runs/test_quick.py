@@ -24,9 +24,9 @@ def test_trained_networks_keep_the_pairs_apart_and_the_copied_one_does_not(tmp_p
             assert accuracy(run.results, "complement", own, own).mean <= 0.30
     for variant in ("fnn", "lstm"):
         found = reuse_in(runs[variant].results, *runs[variant].experiment.data.subtasks, HIDDEN)
-        assert found.iou.mean < 0.4 * found.ceiling.mean
+        assert found.iou.between.mean < 0.4 * found.iou.ceiling.mean
         assert verdict(runs[variant].experiment, runs[variant].results).finding == "separate"
     copied = runs["fnn-copied"]
     found = reuse_in(copied.results, *copied.experiment.data.subtasks, HIDDEN)
-    assert found.iou.mean > 0.9 * found.ceiling.mean
+    assert found.iou.between.mean > 0.9 * found.iou.ceiling.mean
     assert verdict(copied.experiment, copied.results).finding == "shared"

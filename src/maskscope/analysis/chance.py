@@ -45,6 +45,8 @@ def expected(tensors: Sequence[Sizes]) -> Expected:
 
     A ratio of the means instead (E[I] / (A + B - E[I])) is too low, and plainly so for small tensors.
 
+    NaN if a mask is empty in all of them.
+
     Raises:
         ValueError: A mask keeps more units than a tensor has.
 
@@ -56,7 +58,7 @@ def expected(tensors: Sequence[Sizes]) -> Expected:
         if not (0 <= tensor.first <= tensor.units and 0 <= tensor.second <= tensor.units):
             raise ValueError(f"a mask keeps between 0 and all units of a tensor, got {tensor}")
     first, second = (sum(tensor[i] for tensor in tensors) for i in (1, 2))
-    if not first + second:
+    if not (first and second):
         return Expected(math.nan, math.nan)
     total = _Distribution(0, np.ones(1))
     for tensor in tensors:
@@ -65,10 +67,8 @@ def expected(tensors: Sequence[Sizes]) -> Expected:
     values = total.start + np.arange(len(total.probability))
     probability = total.probability / total.probability.sum()
     either = first + second - values
-    smaller = min(first, second)
     return Expected(
-        float((probability * values / either).sum()),
-        float((probability * values).sum()) / smaller if smaller else math.nan,
+        float((probability * values / either).sum()), float((probability * values).sum()) / min(first, second)
     )
 
 

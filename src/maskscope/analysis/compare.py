@@ -43,8 +43,8 @@ class Overlap:
 
     @property
     def iou(self) -> float:
-        """Both over either; NaN if both masks are empty here."""
-        return self.both / self.either if self.either else math.nan
+        """Both over either; NaN if one is empty here."""
+        return self.both / self.either if self.first and self.second else math.nan
 
     @property
     def iomin(self) -> float:
@@ -56,7 +56,7 @@ class Overlap:
 def iou(a: Mask, b: Mask, names: Iterable[str] | None = None) -> float:
     """Intersection over union: units kept by both over units kept by either.
 
-    Source: Csordas et al. 2021, section 3 (there per tensor). Differs: NaN where both are empty.
+    Source: Csordas et al. 2021, section 3 (there per tensor). Differs: NaN where one is empty.
 
     Args:
         a: A mask.
@@ -71,8 +71,8 @@ def iou(a: Mask, b: Mask, names: Iterable[str] | None = None) -> float:
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> mask = Mask.full(layout(nn.Linear(2, 3)))
-        >>> iou(mask, mask), iou(mask, ~mask)
-        (1.0, 0.0)
+        >>> iou(mask, mask), iou(mask, ~mask)  # the complement of everything is empty
+        (1.0, nan)
     """
     return overlap(a, b, names).iou
 

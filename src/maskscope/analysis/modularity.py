@@ -48,38 +48,50 @@ def estimate(values: Iterable[float]) -> Estimate:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """An overlap of two subtasks with what it can be compared to."""
+
+    between: Estimate
+    """Of the two subtasks, over all pairs of their masks."""
+    chance: Number
+    """To be expected of random masks of the same per-tensor sizes."""
+    ceiling: Estimate
+    """Of the same subtask learned again, both subtasks pooled."""
+
+    @property
+    def position(self) -> float:
+        """Where it lies between chance (0) and ceiling (1); NaN where there is no room between them."""
+        room = self.ceiling.mean - self.chance
+        return (self.between.mean - self.chance) / room if room >= _ROOM else math.nan
+
+
+@dataclass(frozen=True)
 class Reuse:
     """How far two subtasks use the same units, somewhere in the network."""
 
     where: str
-    iou: Estimate
-    """Between the two subtasks, over all pairs of their masks."""
-    chance: Number
-    """Expected IoU of random masks of the same per-tensor sizes."""
-    ceiling: Estimate
-    """IoU of the same subtask learned again, both subtasks pooled."""
+    iou: Placed
+    iomin: Placed
+    """Sees a small mask inside a large one, whose IoU is small for its size alone."""
 
     def __str__(self) -> str:
         """One line for a person."""
-        return (
-            f"{self.where}: IoU {self.iou.mean:.3f} (n={self.iou.n}), chance {self.chance:.3f}, ceiling "
-            f"{self.ceiling.mean:.3f} (n={self.ceiling.n}), position {self.position:.0%}: {self.finding}"
+        parts = (
+            f"{name} {placed.between.mean:.3f} (n={placed.between.n}, chance {placed.chance:.3f}, ceiling "
+            f"{placed.ceiling.mean:.3f} with n={placed.ceiling.n}, position {placed.position:.0%})"
+            for name, placed in (("IoU", self.iou), ("IoMin", self.iomin))
         )
-
-    @property
-    def position(self) -> float:
-        """Where the IoU lies between chance (0) and ceiling (1)."""
-        room = self.ceiling.mean - self.chance
-        return (self.iou.mean - self.chance) / room if room > 0 else math.nan
+        return f"{self.where}: {', '.join(parts)}: {self.finding}"
 
     @property
     def finding(self) -> Finding:
-        """Separate, partly shared or shared; cannot tell without a ceiling well above chance."""
-        if not self.ceiling.mean - self.chance >= _ROOM or math.isnan(self.position):
+        """Shared by IoU, separate by both, partly shared otherwise; cannot tell without a ceiling well above chance."""
+        positions = self.iou.position, self.iomin.position
+        if any(math.isnan(position) for position in positions):
             return "cannot tell"
-        if self.position <= SEPARATE_BELOW:
-            return "separate"
-        return "shared" if self.position >= SHARED_ABOVE else "partly shared"
+        if self.iou.position >= SHARED_ABOVE:
+            return "shared"
+        return "separate" if max(positions) <= SEPARATE_BELOW else "partly shared"
 
 
 def reuse(between: Iterable[Overlap], again: Iterable[Overlap], where: str = "all") -> Reuse:
@@ -97,14 +109,25 @@ def reuse(between: Iterable[Overlap], again: Iterable[Overlap], where: str = "al
         >>> from torch import nn
         >>> from maskscope.core.layout import layout
         >>> mask = Mask.full(layout(nn.Linear(8, 8)))
-        >>> reuse([overlap(mask, mask)], [overlap(mask, mask)]).iou.mean
+        >>> reuse([overlap(mask, mask)], [overlap(mask, mask)]).iou.between.mean
         1.0
     """
     between, again = list(between), list(again)
     if not between:
         raise ValueError("reuse needs at least one overlap between the two subtasks")
-    chance = estimate(item.chance_iou for item in between).mean
-    return Reuse(where, estimate(item.iou for item in between), chance, estimate(item.iou for item in again))
+    return Reuse(
+        where,
+        Placed(
+            estimate(item.iou for item in between),
+            estimate(item.chance_iou for item in between).mean,
+            estimate(item.iou for item in again),
+        ),
+        Placed(
+            estimate(item.iomin for item in between),
+            estimate(item.chance_iomin for item in between).mean,
+            estimate(item.iomin for item in again),
+        ),
+    )
 
 
 def reuse_of(

@@ -34,7 +34,8 @@ def masked(model: nn.Module, mask: Mask) -> Masked:
     """The network under a mask: a callable with the network's own signature.
 
     The network is not wrapped or changed, and later changes of its weights are seen. Gradients reach the kept weights
-    (nothing is detached), so it can be trained under the mask.
+    (nothing is detached), so it can be trained under the mask; but not with gradient checkpointing, which runs the
+    network again in backward, when its own weights are back (``learn_mask`` takes care of that, ``bake`` avoids it).
 
     Args:
         model: The network the mask was made for.

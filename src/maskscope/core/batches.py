@@ -36,13 +36,19 @@ def stream(batches: Batches, start: int = 0) -> Iterator[Batch]:
 
     Raises:
         ValueError: The iterable is empty, or is an iterator that ran out.
-        TypeError: Neither a function of the step nor iterable.
+        TypeError: A single batch, or neither a function of the step nor iterable.
 
     Examples:
         >>> from itertools import islice
         >>> list(islice(stream(["a", "b"]), 3))
         ['a', 'b', 'a']
     """
+    if isinstance(batches, Tensor | Mapping) or (
+        isinstance(batches, tuple) and any(isinstance(item, Tensor) for item in cast("tuple[Any, ...]", batches))
+    ):
+        raise TypeError(
+            f"batches looks like one batch (a {type(batches).__name__}); pass a list of batches, such as [batch]"
+        )
     if isinstance(batches, Iterable):
         yield from _replayed(batches, start)
     elif callable(batches):
@@ -135,7 +141,8 @@ def cut(
     total = sum(weights)
     if not total > 0:
         raise ValueError("no example in this batch counts for the loss (all labels ignored?)")
-    return [Part(piece, i, weight / total) for i, (piece, weight) in enumerate(zip(pieces, weights, strict=True))]
+    # A part in which nothing counts has no mean loss.
+    return [Part(p, i, w / total) for i, (p, w) in enumerate(zip(pieces, weights, strict=True)) if w]
 
 
 def _children(batch: Batch) -> Iterable[Batch]:

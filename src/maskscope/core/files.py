@@ -53,8 +53,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
     """Write tensors and a JSON header, with a checksum over both."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header, sort_keys=True)
+    # One entry: safetensors writes several in any order, and equal contents should be equal files.
+    entry = json.dumps({"header": text, "checksum": _checksum(text, whole)}, sort_keys=True)
     with replacing(path) as temporary:
-        save_file(whole, temporary, {"header": text, "checksum": _checksum(text, whole)})
+        save_file(whole, temporary, {"maskscope": entry})
 
 
 def load_tensors(path: Path) -> Saved:
@@ -69,10 +71,14 @@ def load_tensors(path: Path) -> Saved:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise Damaged(f"{path} is not a whole file ({error}); was it cut short? Make or copy it again") from error
-    text = metadata.get("header")
-    if text is None:
+    if "maskscope" not in metadata:
         raise Damaged(f"{path} has no maskscope header; it was written by another program")
-    if metadata.get("checksum") != _checksum(text, tensors):
+    try:
+        entry = json.loads(metadata["maskscope"])
+        text, checksum = entry["header"], entry["checksum"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise Damaged(f"{path} was altered after it was written: its header cannot be read") from error
+    if checksum != _checksum(text, tensors):
         raise Damaged(f"{path} was altered after it was written: its checksum does not agree; make or copy it again")
     return Saved(tensors, cast("dict[str, Any]", json.loads(text)))
 

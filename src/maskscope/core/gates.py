@@ -118,4 +118,4 @@ class GumbelSigmoid:
 
     def penalty_slope(self, logits: Float32[Tensor, " n"]) -> Float32[Tensor, "*n"]:
         """One everywhere."""
-        return torch.ones((), device=logits.device)
+        return torch.ones((), dtype=logits.dtype, device=logits.device)

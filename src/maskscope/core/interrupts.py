@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,12 +16,13 @@ class Interrupts:
     def __init__(self) -> None:
         """Not yet."""
         self.pressed = False
+        self._when = 0.0
 
     def press(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's signature
-        """Note the first; a second one does not wait."""
-        if self.pressed:
+        """Note the first; a second one does not wait, unless it is the same one (terminal and parent both send it)."""
+        if self.pressed and time.monotonic() - self._when > 1.0:
             raise KeyboardInterrupt
-        self.pressed = True
+        self.pressed, self._when = True, time.monotonic()
 
 
 @contextmanager

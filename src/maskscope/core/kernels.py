@@ -15,8 +15,9 @@ from maskscope.core.noise import Draw, uniform
 
 Mode = Literal["auto", "compiled", "eager"]
 
-BLOCK = 1 << 16
-"""Units per eager block: 256 KiB of float32, so that the dozen temporaries stay in the second-level cache."""
+BLOCK = 1 << 15
+"""Units per eager block: the dozen temporaries stay in the second-level cache, and torch does not cut it among threads
+(a cut off the vector's border gives other last bits there)."""
 
 VECTOR = 64
 """The compiled kernel gets a multiple of this many units; the compiler's scalar tail loop uses another exp than its

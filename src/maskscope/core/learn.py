@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float32
@@ -145,13 +145,15 @@ def learning(
     gate = GumbelSigmoid() if gate is None else gate
     weights = _checked_weights(model, layout)
     logits = resume or Logits(layout, schedule, weights[layout.names[0]].device)
+    _check_resume(logits, layout, schedule)
     weigh = objective.weigh if isinstance(objective, Weighed) else None
     start, looks = logits.step, 1 if logits.values.is_cpu else _CHECK_EVERY
-    fused = Kernel(gate, kernel, float((schedule.steps - start) * layout.units * schedule.samples))
+    fused = Kernel(gate, kernel, float(schedule.steps * layout.units * schedule.samples))
     good = torch.zeros((), dtype=torch.int64, device=logits.values.device)
     fine = torch.ones((), dtype=torch.bool, device=logits.values.device)
     for step, batch in zip(range(start, schedule.steps), stream(batches, start), strict=False):
-        loss = torch.zeros((), device=logits.values.device)
+        logits.grad.zero_()
+        loss = torch.zeros((), dtype=torch.float32, device=logits.values.device)
         for part in cut(batch, schedule.samples, split, weigh):
             noise = [draw(seed, step, part.sample, span.name, strata=schedule.strata_of_step) for span in layout.spans]
             loss += descent(model, objective, part, weights=weights, logits=logits, kernel=fused, noise=noise)
@@ -234,9 +236,11 @@ def learn_mask(
                 curve.append(read(state, gate))
             if interrupts.pressed:
                 raise LearningInterrupted(state)
-    logits = state.logits if state else cast("Logits", resume)
+    logits = state.logits if state else resume
+    if logits is None:
+        raise ValueError("watch ended before the first step; it must yield the states it is given")
     origin = origin_of(
-        gate=gate, schedule=schedule, penalty=penalty, seed=seed, subtask=subtask, model=fingerprint(model)
+        gate=gate, steps=logits.step, penalty=penalty, seed=seed, subtask=subtask, model=fingerprint(model)
     )
     return finish(logits, gate, origin, curve)
 
@@ -254,11 +258,9 @@ def read(state: State, gate: Gate) -> Reading:
     return Reading(state.step, float(state.loss), int(gate.harden(values, state.logits.layout).sum()), undecided)
 
 
-def origin_of(
-    *, gate: Gate, schedule: Schedule, penalty: float, seed: int, subtask: str, model: Fingerprint | None
-) -> Origin:
+def origin_of(*, gate: Gate, steps: int, penalty: float, seed: int, subtask: str, model: Fingerprint | None) -> Origin:
     """What a mask file says of how the mask was learned."""
-    return Origin(subtask, subtask, seed, repr(gate), gate.threshold, penalty, schedule.steps, model)
+    return Origin(subtask, subtask, seed, repr(gate), gate.threshold, penalty, steps, model)
 
 
 def finish(logits: Logits, gate: Gate, origin: Origin, curve: Sequence[Reading]) -> Learned:
@@ -274,6 +276,13 @@ def finish(logits: Logits, gate: Gate, origin: Origin, curve: Sequence[Reading])
             stacklevel=3,
         )
     return Learned(mask, values, gate.probability(values), tuple(curve))
+
+
+def _check_resume(logits: Logits, layout: Layout, schedule: Schedule) -> None:
+    if logits.layout != layout:
+        raise ValueError("the logits to resume from lie over another layout; pass the one they were begun with")
+    if logits.schedule != schedule:
+        raise ValueError(f"the logits to resume from were begun with {logits.schedule}, got {schedule}")
 
 
 def _checked_weights(model: nn.Module, layout: Layout) -> dict[str, Tensor]:

@@ -28,10 +28,13 @@ class Logits:
         self.layout = layout
         self.schedule = schedule
         self.step = 0
-        self.values: Float32[Tensor, " units"] = torch.full((layout.units,), schedule.init, device=device)
+        self.values: Float32[Tensor, " units"] = torch.full(
+            (layout.units,), schedule.init, dtype=torch.float32, device=device
+        )
         self.grad: Float32[Tensor, " units"] = torch.zeros_like(self.values)
         self.values.grad = self.grad
         self._adam = torch.optim.Adam([self.values], lr=schedule.learning_rate, fused=True)
+        self._adam.grad_scale = None  # pyright: ignore[reportAttributeAccessIssue]
 
     def descend(self, gate: Gate, penalty: float, fine: Bool[Tensor, ""]) -> Bool[Tensor, ""]:
         """Add the penalty to the collected gradient, clip it and take one Adam step.
@@ -49,13 +52,10 @@ class Logits:
         self.grad.add_(gate.penalty_slope(self.values) * penalty)
         norm = torch.linalg.vector_norm(self.grad)
         fine = fine & norm.isfinite()
-        scale = torch.clamp(self.schedule.clip / (norm + 1e-6), max=1.0)
-        torch.where(fine, self.grad * scale, torch.zeros_like(self.grad), out=self.grad)
-        # A tensor learning rate of 0 freezes the logits at their last good values without asking the device.
-        rate = torch.where(fine, self.schedule.learning_rate, 0.0)
-        self._adam.param_groups[0]["lr"] = rate.to(torch.float32)
+        self.grad.mul_(torch.clamp(self.schedule.clip / (norm + 1e-6), max=1.0))
+        # What torch's gradient scaler sets to skip a step on the device: neither values nor moments change.
+        self._adam.found_inf = (~fine).to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
         self._adam.step()
-        self.grad.zero_()
         self.step += 1
         return fine
 

@@ -16,6 +16,9 @@ from torch.nn import functional
 
 from maskscope.core.batches import Batch
 
+IGNORED = -100
+"""Label of positions that do not count: torch's own default."""
+
 Network = Callable[..., Any]
 """A network, or a network under a mask: anything with its call signature."""
 
@@ -54,8 +57,8 @@ class CrossEntropy:
     """
 
     kind: Literal["cross-entropy"] = "cross-entropy"
-    ignore: int = -100
-    """Label of positions that do not count (torch's own default)."""
+    ignore: int = IGNORED
+    """Label of positions that do not count."""
 
     def __call__(self, model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]]) -> Float[Tensor, ""]:
         """The mean over all labels that count."""
@@ -73,7 +76,7 @@ cross_entropy = CrossEntropy()
 
 
 def accuracy(model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]]) -> Shaped[Tensor, " batch"]:
-    """1 for every example whose labels are all predicted, else 0.
+    """1 for every example whose labels are all predicted, else 0; labels of -100 do not count.
 
     Examples:
         >>> import torch
@@ -81,5 +84,5 @@ def accuracy(model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]])
         tensor([1., 1., 0.])
     """
     inputs, targets = batch
-    right = model(inputs).argmax(-1) == targets
+    right = (model(inputs).argmax(-1) == targets) | (targets == IGNORED)
     return right.flatten(1).all(1).float() if right.ndim > 1 else right.float()

@@ -87,6 +87,16 @@ def is_bias(site: Site) -> bool:
     return "bias" in site.leaf.split("_")
 
 
+def is_reparametrised(site: Site) -> bool:
+    """Whether a parameter is what weight or spectral norm compute a weight from, so that zeroing it removes no weight."""
+    if ".parametrizations." in f".{site.name}":
+        return True
+    owner, leaf = site.owners[0], site.leaf
+    return (leaf.endswith(("_g", "_v")) and hasattr(owner, f"{leaf[:-2]}_g") and hasattr(owner, f"{leaf[:-2]}_v")) or (
+        leaf.endswith("_orig") and hasattr(owner, f"{leaf.removesuffix('_orig')}_u")
+    )
+
+
 def nearest(unknown: str, known: Iterable[str]) -> str:
     """The known names closest to an unknown one, as a phrase for an error message."""
     close = difflib.get_close_matches(unknown, list(known), n=3, cutoff=0.4)
@@ -96,8 +106,10 @@ def nearest(unknown: str, known: Iterable[str]) -> str:
 def _excluded_by_default(site: Site) -> str | None:
     """Why the default leaves a parameter out, or None.
 
-    Source: PROTOCOLS of the paper's sweeps (no embedding, no bias, but normalisation layers in full).
+    Source: the published sweeps (no embedding, no bias; the layer norms of the Transformers in full).
     """
+    if is_reparametrised(site):
+        return "input of a reparametrised weight, not a weight; remove the parametrisation first"
     if any(is_normalisation(owner) for owner in site.owners):
         return None
     if any(is_embedding(owner) for owner in site.owners):
@@ -215,6 +227,8 @@ def _reason(site: Site, rules: Sequence[_Rule]) -> str | None:
             reason = None if rule.adds else f"removed by '!{name}'"
     if reason is None and not site.parameter.is_floating_point():
         return f"not floating point ({site.parameter.dtype})"
+    if reason is None and not site.parameter.numel():
+        return "empty"
     return reason
 
 

@@ -30,9 +30,14 @@ def position(named: Sequence[tuple[str, Verdict]]) -> go.Figure:
     figure = go.Figure()
     names = [name for name, _ in named]
     for label, colour, symbol, values in (
-        ("chance: random masks of the same sizes", ORANGE, "line-ns-open", [v.reuse.chance for _, v in named]),
-        ("the two subtasks", BLUE, "circle", [v.reuse.iou.mean for _, v in named]),
-        ("ceiling: the same subtask learned again", BLACK, "line-ns-open", [v.reuse.ceiling.mean for _, v in named]),
+        ("chance: random masks of the same sizes", ORANGE, "line-ns-open", [v.reuse.iou.chance for _, v in named]),
+        ("the two subtasks", BLUE, "circle", [v.reuse.iou.between.mean for _, v in named]),
+        (
+            "ceiling: the same subtask learned again",
+            BLACK,
+            "line-ns-open",
+            [v.reuse.iou.ceiling.mean for _, v in named],
+        ),
     ):
         marker = {"color": colour, "symbol": symbol, "size": 16, "line": {"width": 3, "color": colour}}
         figure.add_scatter(x=values, y=names, mode="markers", name=label, marker=marker, hovertemplate="%{x:.3f}")

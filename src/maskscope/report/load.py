@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from maskscope.core.mask import Mask
 from maskscope.runs.environment import Environment
 from maskscope.runs.pipeline import TrainingRecord
 from maskscope.runs.results import MaskName, MaskRecord, SeedResults
-from maskscope.runs.store import Damaged, RunFolder, read_record
+from maskscope.runs.store import RunFolder, read_record
 from maskscope.runs.study import Experiment, from_json
 
 
@@ -80,8 +78,11 @@ def find(root: Path) -> Found:
         try:
             experiment = from_json(config.read_text(encoding="utf-8"))
             run = _seed(folder, experiment)
-        except (Damaged, ValidationError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError) as error:  # damaged files are ValueErrors, undecodable ones too
             unfinished.append(f"{folder.path}: {_first_line(error)}")
+            continue
+        if any(run.seed == other.seed for other in seeds.get(experiment.digest, ())):
+            unfinished.append(f"{folder.path}: a second copy of seed {run.seed}, which would count twice")
             continue
         experiments[experiment.digest] = experiment
         seeds.setdefault(experiment.digest, []).append(run)

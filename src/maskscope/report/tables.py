@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from maskscope.analysis.modularity import Estimate
+from maskscope.analysis.modularity import Estimate, Placed
 from maskscope.report.load import Run
 from maskscope.runs.results import ALL, ENDS, HIDDEN
 from maskscope.runs.verdict import Verdict, accuracy, reuse_in, verdict
@@ -95,14 +95,20 @@ def table_overlap(run: Run) -> Grid:
     rows: list[tuple[str, ...]] = []
     for where in ordered:
         found = reuse_in(run.results, first, second, where)
-        position = "–" if math.isnan(found.position) else f"{found.position:.0%}"
-        rows.append((where, ratio(found.iou), f"{found.chance:.2f}", ratio(found.ceiling), position))
+        rows.append((where, *_placed(found.iou), *_placed(found.iomin)))
     caption = (
-        f"IoU of the masks of {first} and {second} (mean ± standard deviation over pairs of masks). Chance: random masks "
-        "of the same per-tensor sizes. Ceiling: the same subtask learned again. Position: from chance (0 %) to ceiling "
-        "(100 %)."
+        f"IoU and IoMin of the masks of {first} and {second} (mean ± standard deviation over pairs of masks). Chance: "
+        "random masks of the same per-tensor sizes. Ceiling: the same subtask learned again. Position: from chance (0 %) "
+        "to ceiling (100 %)."
     )
-    return Grid("Overlap", caption, ("where", "IoU", "chance", "ceiling", "position"), tuple(rows))
+    header = ("where", "IoU", "chance", "ceiling", "position", "IoMin", "chance", "ceiling", "position")
+    return Grid("Overlap", caption, header, tuple(rows))
+
+
+def _placed(placed: Placed) -> tuple[str, str, str, str]:
+    chance = "–" if math.isnan(placed.chance) else f"{placed.chance:.2f}"
+    position = "–" if math.isnan(placed.position) else f"{placed.position:.0%}"
+    return ratio(placed.between), chance, ratio(placed.ceiling), position
 
 
 def table_sizes(run: Run) -> Grid:
@@ -140,9 +146,9 @@ def print_runs(runs: Sequence[Run], console: Console) -> None:
 def _said(said: Verdict, run: Run) -> list[Text | Table]:
     warned = [Text(f"Warning: {text}", style="yellow") for result in run.results for text in result.warnings]
     overlap = table_overlap(run)
-    main = Grid(overlap.title, "", overlap.header, overlap.rows[:3])
+    main = Grid(overlap.title, "", overlap.header[:6], tuple(row[:6] for row in overlap.rows[:3]))
     return [
-        Text(f"{said.headline[0].upper()}{said.headline[1:]}.", style="bold"),
+        Text(f"{said.headline}.", style="bold"),
         Text(said.sentence),
         *warned,
         Text(""),

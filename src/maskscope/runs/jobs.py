@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.queues
+import os
 import queue
+import signal
 import traceback
 import warnings
 from collections.abc import Generator, Sequence
@@ -102,52 +104,66 @@ class _Ended:
 _Ticks: TypeAlias = "multiprocessing.queues.Queue[Tick | _Ended]"
 
 
+class _Crew:
+    """Processes at work, and what they say."""
+
+    def __init__(self, report: Report) -> None:
+        # Spawned, not forked: torch's threads do not survive a fork.
+        self._context = multiprocessing.get_context("spawn")
+        self._ticks: _Ticks = self._context.Queue()
+        self._report = report
+        self.running: dict[str, SpawnProcess] = {}
+        self.paused = ""
+        self.errors: list[str] = []
+
+    def start(self, job: Job) -> None:
+        # Daemons end (politely, saving their state) with the process that started them.
+        process = self._context.Process(target=_work, args=(job, self._ticks), name=job.name, daemon=True)
+        process.start()
+        self.running[job.name] = process
+
+    def hear(self) -> None:
+        """Wait a moment for the next sign of life."""
+        try:
+            tick = self._ticks.get(timeout=0.5)
+        except queue.Empty:
+            for name, process in [(n, p) for n, p in self.running.items() if not p.is_alive()]:
+                del self.running[name]
+                if not self.paused:
+                    code = process.exitcode
+                    self.errors.append(f"{name}: its process ended with code {code} (out of memory?); run again")
+            return
+        if isinstance(tick, Tick):
+            self._report(tick)
+            return
+        self.running.pop(tick.name).join()
+        self.paused = self.paused or tick.paused
+        if tick.error:
+            self.errors.append(f"{tick.name}: {tick.error}")
+
+    def stop(self) -> None:
+        """Ask all to save their state and end."""
+        self.paused = "stopped; every run has saved its state"
+        for process in self.running.values():
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGINT)
+
+
 def _run_processes(jobs: Sequence[Job], side_by_side: int, report: Report) -> None:
-    # Spawned, not forked: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    ticks: _Ticks = context.Queue()
-    waiting, running = list(jobs), dict[str, SpawnProcess]()
-    paused, errors = "", list[str]()
-    try:
-        while waiting or running:
-            while waiting and len(running) < side_by_side and not (paused or errors):
-                job = waiting.pop(0)
-                process = context.Process(target=_work, args=(job, ticks), name=job.name)
-                process.start()
-                running[job.name] = process
-            paused, errors = _heard(ticks, running, report, paused, errors)
-            if (paused or errors) and not running:
-                break
-    except KeyboardInterrupt:
-        # The terminal has sent Ctrl-C to every process of the group; each saves its state and ends.
-        for process in running.values():
-            process.join()
-        raise Paused("stopped; all runs have saved their state") from None
-    if errors:
-        raise JobFailed("\n".join(errors))
-    if paused:
-        raise Paused(paused)
-
-
-def _heard(
-    ticks: _Ticks, running: dict[str, SpawnProcess], report: Report, paused: str, errors: list[str]
-) -> tuple[str, list[str]]:
-    try:
-        tick = ticks.get(timeout=0.5)
-    except queue.Empty:
-        for name, process in list(running.items()):
-            if not process.is_alive():
-                running.pop(name)
-                errors = [
-                    *errors,
-                    f"{name}: its process ended with code {process.exitcode} (out of memory?); run again",
-                ]
-        return paused, errors
-    if isinstance(tick, Tick):
-        report(tick)
-        return paused, errors
-    running.pop(tick.name).join()
-    return paused or tick.paused, [*errors, f"{tick.name}: {tick.error}"] if tick.error else errors
+    crew, waiting = _Crew(report), list(jobs)
+    while crew.running or (waiting and not crew.paused and not crew.errors):
+        try:
+            while waiting and len(crew.running) < side_by_side and not crew.paused and not crew.errors:
+                crew.start(waiting.pop(0))
+            crew.hear()
+        except KeyboardInterrupt:
+            if crew.paused:  # a second time: do not wait
+                raise
+            crew.stop()
+    if crew.errors:
+        raise JobFailed("\n".join(crew.errors))
+    if crew.paused:
+        raise Paused(crew.paused)
 
 
 def _work(job: Job, ticks: _Ticks) -> None:
@@ -158,6 +174,7 @@ def _work(job: Job, ticks: _Ticks) -> None:
         )
         job.run(ticks.put)
     except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         ticks.put(_Ended(job.name, paused=str(stop) or "stopped"))
     except (InUse, OSError, ValueError, RuntimeError) as error:
         ticks.put(_Ended(job.name, error=f"{type(error).__name__}: {error}"))

@@ -73,6 +73,7 @@ class Loop:
 
     def resume(self, restore: Callable[[Mapping[str, Tensor]], None]) -> float:
         """Restore this phase's checkpoint if there is one; returns the seconds already spent."""
+        self.folder.mend_metrics()
         path = self.folder.checkpoint
         try:
             saved = load_tensors(path) if path.exists() else None

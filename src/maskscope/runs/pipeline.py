@@ -182,7 +182,7 @@ class Runner:
         seconds = loop.run(states, logits.state, reading, before)
         origin = origin_of(
             gate=masking.gate,
-            schedule=masking.schedule,
+            steps=logits.step,
             penalty=masking.penalty,
             seed=name.seed,
             subtask=name.subtask,

@@ -23,6 +23,9 @@ from maskscope.runs.study import Experiment
 HISTOGRAM_BINS = 50
 """Equal bins of keep probability from 0 to 1."""
 
+SUFFICIENT = 0.9
+"""Below this share of the network's own accuracy a mask does not suffice for its subtask, and is warned of."""
+
 HIDDEN, ENDS, ALL = "hidden layers", "input and output layers", "all layers"
 
 EMPTY_OR_FULL = "keeps {what}: no overlap or ablation of it means anything"
@@ -146,7 +149,11 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
         for item in overlaps(masks[a], masks[b], places(experiment, masks[a].layout))
     )
     sizes = tuple(MaskSize(name, tuple(TensorCount(*count) for count in mask.counts())) for name, mask in masks.items())
-    warnings = (*_mask_warnings(masks), *_network_warnings(experiment, accuracies))
+    warnings = (
+        *_mask_warnings(masks),
+        *_network_warnings(experiment, accuracies),
+        *_sufficiency_warnings(accuracies),
+    )
     return SeedResults(
         experiment.digest, seed, accuracies, sizes, compared, tuple(_shares(experiment, masks)), warnings
     )
@@ -217,6 +224,17 @@ def _network_warnings(experiment: Experiment, accuracies: tuple[Accuracy, ...]) 
             yield (
                 f"the full network itself solves {item.subtask} only in {item.value:.1%} of cases "
                 f"(below {experiment.data.solved:.0%}): a mask cannot show what was not learned"
+            )
+
+
+def _sufficiency_warnings(accuracies: tuple[Accuracy, ...]) -> Iterator[str]:
+    full = {item.subtask: item.value for item in accuracies if item.network == "full network"}
+    for item in accuracies:
+        own = item.network == "mask" and item.mask is not None and item.mask.subtask == item.subtask
+        if own and item.value < SUFFICIENT * full[item.subtask]:
+            yield (
+                f"a mask of {item.subtask} serves its own subtask only in {item.value:.1%} of cases (the network: "
+                f"{full[item.subtask]:.1%}): it has lost weights that matter; learn longer or lower the penalty"
             )
 
 

@@ -140,6 +140,12 @@ class RunFolder:
         """The length of the metrics in bytes, noted in checkpoints."""
         return self.metrics.stat().st_size if self.metrics.exists() else 0
 
+    def mend_metrics(self) -> None:
+        """End a last line that a power failure cut short, so that the next one does not stick to it."""
+        if self.metrics_size() and not self.metrics.read_bytes().endswith(b"\n"):
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write("\n")
+
     def cut_metrics(self, size: int) -> None:
         """Drop what was written after a checkpoint; those steps will be done again."""
         if self.metrics_size() > size:

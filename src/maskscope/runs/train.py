@@ -86,7 +86,7 @@ def training(
             loss = objective(trainee.model, batches(step))
         if not bool(loss.isfinite()):
             raise DivergedError(
-                f"the training loss is {float(loss)} at step {step + 1} of {steps}; lower the learning rate"
+                f"the training loss is {float(loss.detach())} at step {step + 1} of {steps}; lower the learning rate"
             )
         loss.backward()
         nn.utils.clip_grad_norm_(trainee.parameters.values(), clip)

@@ -67,27 +67,23 @@ def verdict(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     warned = [warning for result in results for warning in result.warnings]
     finding: Finding = "cannot tell" if warned else found.finding
     headline = {
-        "separate": f"{first} and {second} are computed by different weights",
-        "shared": f"{first} and {second} are computed by the same weights",
-        "partly shared": f"{first} and {second} share a part of their weights",
-        "cannot tell": "cannot tell whether the weights are shared",
+        "separate": f"The masks of {first} and {second} hardly overlap: they use different weights",
+        "shared": f"The masks of {first} and {second} overlap as two masks of one subtask do: they use the same weights",
+        "partly shared": f"The masks of {first} and {second} overlap in part",
+        "cannot tell": "Cannot tell whether weights are shared",
     }[finding]
     return Verdict(finding, headline, f"{_overlap_words(found)} {_ablation_words(experiment, results)}", found)
 
 
 def _overlap_words(found: Reuse) -> str:
-    if found.ceiling.n == 0:
-        return (
-            f"In the hidden layers the masks overlap by IoU {found.iou.mean:.2f} (chance {found.chance:.2f}); without "
-            "repeated masks there is no ceiling to compare with (repeats=2 or more)."
-        )
-    text = (
-        f"In the hidden layers the masks overlap by IoU {found.iou.mean:.2f}, where chance is {found.chance:.2f} and the "
-        f"same subtask learned again reaches {found.ceiling.mean:.2f}"
-    )
-    if math.isnan(found.position):
-        return f"{text}: no room between chance and ceiling to judge by."
-    return f"{text}: {found.position:.0%} of the way from chance to ceiling."
+    placed = found.iou
+    text = f"In the hidden layers their IoU is {placed.between.mean:.2f}, where chance is {placed.chance:.2f}"
+    if placed.ceiling.n == 0:
+        return f"{text}; without repeated masks there is no ceiling to compare with (repeats=2 or more)."
+    text += f" and the same subtask learned again reaches {placed.ceiling.mean:.2f}"
+    if math.isnan(placed.position):
+        return f"{text}: too little room between chance and ceiling to judge by."
+    return f"{text}: {placed.position:.0%} of the way from chance to ceiling."
 
 
 def _ablation_words(experiment: Experiment, results: Sequence[SeedResults]) -> str:
