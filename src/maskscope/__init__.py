@@ -11,7 +11,8 @@ from maskscope.core.apply import applied, bake, masked
 from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
 from maskscope.core.layout import layout
-from maskscope.core.learn import learn_mask, learning
+from maskscope.core.learn import LearningInterrupted, NonFiniteLossError, learn_mask, learning
+from maskscope.core.logits import Logits
 from maskscope.core.mask import Mask
 from maskscope.core.objectives import accuracy, cross_entropy
 from maskscope.core.schedules import FAST, PUBLISHED, Schedule
@@ -21,7 +22,10 @@ __all__ = [
     "FAST",
     "PUBLISHED",
     "GumbelSigmoid",
+    "LearningInterrupted",
+    "Logits",
     "Mask",
+    "NonFiniteLossError",
     "PerInput",
     "PerOutput",
     "PerTensor",

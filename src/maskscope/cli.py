@@ -1,4 +1,4 @@
-"""The command line: ``maskscope list | run | report | compare | inspect``."""
+"""The command line: ``maskscope list | run | report | compare | inspect | --version``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskscope.analysis.compare import Overlap, overlap, per_layer, per_tensor
+from maskscope.analysis.compare import overlap, per_layer, per_tensor
 from maskscope.core.learn import NonFiniteLossError
 from maskscope.core.mask import Mask
 from maskscope.core.select import nearest
@@ -86,7 +87,9 @@ def run(
     """
     chosen = _chosen(name, preset, only)
     root = out / segment(name) / preset
-    if jobs < 1 or threads < 0 or not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+    if not seeds:
+        raise Failure("no seeds given; for example --seeds 0 1 2")
+    if jobs < 1 or threads < 0 or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise Failure(
             f"jobs must be at least 1, threads and seeds not negative, seeds different; got {jobs=}, {threads=}, {seeds=}"
         )
@@ -180,22 +183,25 @@ def compare(a: Positional[Path], b: Positional[Path], /) -> None:
         a: A mask file.
         b: Another, over the same layout.
     """
-    first, second = _mask(a), _mask(b)
-    table = Table(
-        "where", "kept by A", "kept by B", "both", "units", "IoU", "chance", "IoMin", "chance", title=f"A: {a}\nB: {b}"
-    )
+    first, second, console = _mask(a), _mask(b), _wide()
     try:
-        rows: list[Overlap] = [*per_tensor(first, second)]
-        layers = per_layer(first, second)
-        rows += layers if len(layers) < len(rows) else []
-        rows.append(overlap(first, second, where="all"))
+        tensors, layers = per_tensor(first, second), per_layer(first, second)
+        whole = overlap(first, second, where="all")
     except ValueError as error:
         raise Failure(str(error)) from None
-    for row in rows:
-        counts = (f"{count:,}" for count in (row.first, row.second, row.both, row.units))
-        shares = (f"{share:.3f}" for share in (row.iou, row.chance_iou, row.iomin, row.chance_iomin))
-        table.add_row(Text(row.where), *counts, *shares)
-    Console().print(table)
+    if first.origin.model != second.origin.model:
+        console.print("warning: the two masks were learned on networks with different weights", style="yellow")
+    console.print(f"A: {a}\nB: {b}", markup=False, highlight=False, soft_wrap=True)
+    header = ("kept by A", "kept by B", "both", "units", "IoU", "chance", "IoMin", "chance")
+    table = _table("tensor", *header)
+    pooled = layers if len(layers) < len(tensors) else ()
+    for prefix, rows in (("", tensors), ("layer ", pooled), ("", (whole,))):
+        for row in rows:
+            counts = (f"{count:,}" for count in (row.first, row.second, row.both, row.units))
+            shares = (f"{share:.3f}" for share in (row.iou, row.chance_iou, row.iomin, row.chance_iomin))
+            table.add_row(Text(prefix + row.where), *counts, *shares)
+        table.add_section()
+    console.print(table)
 
 
 @app.command
@@ -207,7 +213,7 @@ def inspect(file: Positional[Path], /) -> None:
     Args:
         file: A mask file.
     """
-    mask, console = _mask(file), Console()
+    mask, console = _mask(file), _wide()
     origin = mask.origin
     for label, value in (
         ("label", origin.label),
@@ -220,7 +226,7 @@ def inspect(file: Positional[Path], /) -> None:
         ("network", origin.model and f"{len(origin.model.parameters)} parameters, digest {origin.model.digest}"),
     ):
         console.print(f"{label:<10}{'-' if value in ('', None) else value}", markup=False, highlight=False)
-    table = Table("tensor", "unit", "kept units", "units", "kept weights", "weights", "density")
+    table = _table("tensor", "unit", "kept units", "units", "kept weights", "weights", "density")
     for count in mask.counts():
         kind = mask.layout.by_name[count.parameter].kind
         numbers = (count.kept_units, count.units, count.kept_weights, count.weights)
@@ -228,6 +234,21 @@ def inspect(file: Positional[Path], /) -> None:
     totals = (mask.kept_units, mask.layout.units, mask.kept_weights, mask.layout.weights)
     table.add_row("all", "", *(f"{number:,}" for number in totals), f"{mask.density:.1%}")
     console.print(table)
+
+
+def _wide() -> Console:
+    """A console that does not cut names when piped."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _table(first: str, *others: str) -> Table:
+    """Names to the left, folded where they are too long; numbers to the right."""
+    table = Table()
+    table.add_column(first, overflow="fold", min_width=16)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
 
 
 def _mask(path: Path) -> Mask:
@@ -244,6 +265,9 @@ def main() -> None:
         f"warning: {message}", markup=False, highlight=False, style="yellow"
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill stops as Ctrl-C does
+    if sys.argv[1:] == ["--version"]:
+        Console().print(f"maskscope {version('maskscope')}", highlight=False)
+        return
     try:
         app.cli(prog="maskscope", description=__doc__)
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from maskscope.core.learn import State
+from maskscope.core.learn import State, is_reading
 
 
 class RateColumn(ProgressColumn):
@@ -57,6 +57,9 @@ def progress(label: str, console: Console | None = None) -> Callable[[Iterator[S
         with bars(console) as display:
             task = display.add_task(label, total=None)
             for state in states:
+                if is_reading(state.step, state.steps):
+                    kept = int((state.logits.values > 0).sum())
+                    display.update(task, description=f"{label}: {kept:,} likely kept")
                 display.update(task, completed=state.step, total=state.steps)
                 yield state
 

@@ -1,5 +1,7 @@
 """Evaluation: means over examples, in evaluation mode, with every flag put back."""
 
+from inspect import unwrap
+
 import pytest
 import torch
 from torch import nn
@@ -42,6 +44,8 @@ def test_dropout_is_off_and_flags_come_back(under_a_mask):
 def test_nothing_to_evaluate_on_is_an_error():
     with pytest.raises(ValueError, match="there are no batches"):
         evaluate(nn.Identity(), [], accuracy)
+    with pytest.raises(TypeError, match="a list or a loader, not a function of the step"):
+        unwrap(evaluate)(nn.Identity(), lambda step: BATCHES[0], accuracy)
     with pytest.raises(ValueError, match="one number per example, got shape"):
         evaluate(nn.Identity(), BATCHES, lambda call, batch: torch.zeros(2, 2))
 

@@ -5,6 +5,7 @@ from inspect import unwrap
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from transformers import BatchEncoding
@@ -115,3 +116,12 @@ def test_empty_used_up_and_unusable_batches_are_refused():
 def test_one_batch_in_place_of_batches_is_refused(batch):
     with pytest.raises(TypeError, match=r"looks like one batch.*such as \[batch\]"):
         next(stream(batch))
+
+
+def test_values_beside_the_tensors_are_cut_with_them():
+    """One text, id or array entry per example stays with its example."""
+    names = ["a", "b", "c", "d", "e", "f"]
+    parts = cut({"x": X, "names": names, "ids": np.arange(6), "classes": ["yes", "no"]}, 3)
+    assert [part.batch["names"] for part in parts] == [["a", "b"], ["c", "d"], ["e", "f"]]
+    assert [part.batch["ids"].tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
+    assert all(part.batch["classes"] == ["yes", "no"] for part in parts)

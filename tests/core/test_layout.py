@@ -1,5 +1,7 @@
 """Selection, granularity and layout."""
 
+from inspect import unwrap
+
 import pytest
 import torch
 from torch import nn
@@ -286,3 +288,9 @@ def test_empty_parameters_are_left_out():
     model = nn.Linear(3, 4)
     model.register_parameter("none", nn.Parameter(torch.zeros(0)))
     assert {item.name: item.reason for item in layout(model).left_out}["none"] == "empty"
+
+
+@pytest.mark.parametrize("granularity", ["output", PerOutput], ids=str)
+def test_a_granularity_is_an_object(granularity):
+    with pytest.raises(TypeError, match=r"granularity takes an object such as ms.PerOutput\(\)"):
+        unwrap(layout)(nn.Linear(2, 3), granularity=granularity)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from inspect import unwrap
 
 import pytest
 import torch
@@ -301,6 +302,40 @@ def test_resuming_with_other_settings_is_refused(model):
         learn_mask(model, batch, cross_entropy, resume=begun, schedule=Schedule(steps=5))
     with pytest.raises(ValueError, match=r"were begun with Schedule\(.*steps=5"):
         learn_mask(model, batch, cross_entropy, layout=begun.layout, resume=begun, schedule=Schedule(steps=6))
+
+
+def test_resuming_with_another_seed_is_refused(model):
+    over, schedule = layout(model), Schedule(steps=5)
+    begun = Logits(over, schedule)
+    next(learning(model, batch, cross_entropy, layout=over, schedule=schedule, seed=1, resume=begun))
+    with pytest.raises(ValueError, match=r"begun with \(seed, penalty, gate\) = \(1, .*got \(2, "):
+        learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule, seed=2, resume=begun)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resume": torch.zeros(2)}, "resume takes the logits of a state .*got Tensor"),
+        ({"penalty": -1.0}, "penalty must not be negative, got -1"),
+        ({"layout": [1]}, r"layout takes what ms.layout\(model\) returns, got list"),
+        ({"schedule": 50}, r"schedule takes a Schedule, such as ms.Schedule\(steps=500\), got 50"),
+    ],
+    ids=str,
+)
+def test_wrong_settings_say_what_was_expected(settings, message, model):
+    with pytest.raises((TypeError, ValueError), match=message):
+        next(unwrap(learning)(model, batch, cross_entropy, **{"layout": layout(model), **settings}))
+
+
+def test_a_dict_batch_needs_an_objective_of_its_own(model):
+    x, y = batch(0)
+    with pytest.raises(TypeError, match=r"expected a batch \(inputs, targets\), got dict.*network\(\*\*batch\)\.loss"):
+        learn_mask(
+            model,
+            [{"x": x, "y": y}],
+            lambda n, b: unwrap(CrossEntropy.__call__)(cross_entropy, n, b),
+            schedule=Schedule(steps=1),
+        )
 
 
 def test_a_part_without_labels_does_not_count(model):

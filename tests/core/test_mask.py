@@ -195,3 +195,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         mask({7}).save(path)
     assert units(Mask.load(path)) == {1, 2}
     assert [item.name for item in tmp_path.iterdir()] == ["mask.safetensors"]
+
+
+def test_masks_and_layouts_print_in_one_line():
+    assert repr(mask({1, 2}).named("add")) == "Mask('add': 2 of 20 units kept, 10.0% of 20 weights)"
+    assert repr(OVER) == "Layout(20 units over 20 weights in 2 parameters)"
+
+
+def test_what_learn_mask_returns_is_not_a_mask_and_says_so():
+    from inspect import unwrap
+
+    from maskscope.analysis.compare import overlaps
+    from maskscope.core.apply import masked
+
+    for refused in (lambda x: unwrap(masked)(MODEL, x), lambda x: unwrap(overlaps)(x, x, {"all": ["*"]})):
+        with pytest.raises(TypeError, match=r"expected a Mask, got object; what learn_mask returns holds it as \.mask"):
+            refused(object())

@@ -102,7 +102,8 @@ def test_an_untrained_network_is_not_judged(root):
     run = find(root).runs[0]
     said = verdict(run.experiment, run.results)
     assert said.finding == "cannot tell"
-    assert "chance" in said.sentence
+    assert "chance" in said.overlap
+    assert "Without the mask" in said.ablations
 
 
 def test_unfinished_runs_are_named_and_nothing_at_all_is_an_error(root, tmp_path):

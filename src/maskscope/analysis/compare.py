@@ -108,7 +108,7 @@ def overlap(a: Mask, b: Mask, names: Iterable[str] | None = None, where: str = "
         KeyError: A glob matches nothing.
         ValueError: Different layouts.
     """
-    return overlaps(a, b, {where: a.layout.names if names is None else names})[0]
+    return overlaps(a, b, {where: ["*"] if names is None else names})[0]
 
 
 def per_tensor(a: Mask, b: Mask) -> tuple[Overlap, ...]:
@@ -134,6 +134,9 @@ def overlaps(a: Mask, b: Mask, groups: Mapping[str, Iterable[str]]) -> tuple[Ove
         KeyError: A glob matches nothing.
         ValueError: Different layouts.
     """
+    for mask in (a, b):
+        if not isinstance(mask, Mask):
+            raise TypeError(f"expected a Mask, got {type(mask).__name__}; what learn_mask returns holds it as .mask")
     both, first, second = (a & b).kept, a.kept, b.kept
     counts = [(span, [int(span.own(flat).sum()) for flat in (both, first, second)]) for span in a.layout.spans]
     records: list[Overlap] = []

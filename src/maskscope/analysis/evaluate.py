@@ -38,6 +38,10 @@ def evaluate(network: Network, batches: Iterable[Batch], metric: Metric) -> Scor
         >>> evaluate(nn.Identity(), [(torch.eye(2), torch.tensor([0, 0]))], accuracy)
         Score(value=0.5, examples=2)
     """
+    if callable(batches):
+        raise TypeError(
+            "evaluate goes through its batches once, so it takes a list or a loader, not a function of the step"
+        )
     module = network.model if isinstance(network, Masked) else network
     total, examples = 0.0, 0
     with evaluating(module) if isinstance(module, nn.Module) else nullcontext(), torch.no_grad():

@@ -25,6 +25,16 @@ _ROOM = 0.2
 """The ceiling must lie this far above chance for a position between them to mean anything."""
 
 
+def percent(share: float) -> str:
+    """A share for a person; a dash where there is none.
+
+    Examples:
+        >>> percent(0.25), percent(math.nan)
+        ('25%', '–')
+    """
+    return "–" if math.isnan(share) else f"{share:.0%}"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean over n values with its sample standard deviation (NaN for n = 1); n counts values that are not NaN."""
@@ -78,7 +88,7 @@ class Reuse:
         """One line for a person."""
         parts = (
             f"{name} {placed.between.mean:.3f} (n={placed.between.n}, chance {placed.chance:.3f}, ceiling "
-            f"{placed.ceiling.mean:.3f} with n={placed.ceiling.n}, position {placed.position:.0%})"
+            f"{placed.ceiling.mean:.3f} with n={placed.ceiling.n}, position {percent(placed.position)})"
             for name, placed in (("IoU", self.iou), ("IoMin", self.iomin))
         )
         return f"{self.where}: {', '.join(parts)}: {self.finding}"
@@ -134,6 +144,8 @@ def reuse_of(
     first: Sequence[Mask], second: Sequence[Mask], names: Iterable[str] | None = None, where: str = "all"
 ) -> Reuse:
     """``reuse`` from one or more masks of each subtask, learned with different seeds.
+
+    Sees masks only: first make sure that the network can do both, and that each mask serves its own (``evaluate``).
 
     Raises:
         ValueError: No masks, or different layouts.

@@ -136,5 +136,7 @@ def forget_replaced(model: nn.Module) -> None:
                 setattr(module, name, parameter)
 
 
-def _check(model: nn.Module, mask: Mask) -> None:
+def _check(model: nn.Module, mask: object) -> None:
+    if not isinstance(mask, Mask):
+        raise TypeError(f"expected a Mask, got {type(mask).__name__}; what learn_mask returns holds it as .mask")
     mask.layout.check({name: parameter.shape for name, parameter in model.named_parameters()})

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,7 +108,7 @@ def cut(
 ) -> list[Part]:
     """Cut a batch into parts for the mask samples of a step.
 
-    Every tensor whose first dimension is the batch is cut, everything else is passed whole. Parts differ by at most
+    Every tensor, array and list of values with one entry per example is cut, everything else is passed whole. Parts differ by at most
     one example and are weighted by their share, so that the mean over the batch is the same.
 
     Args:
@@ -173,6 +174,10 @@ def _slice(batch: Batch, whole: int, rows: Tensor) -> Batch:  # noqa: PLR0911 - 
         return mapping
     if isinstance(batch, Mapping):
         return {key: _slice(value, whole, rows) for key, value in cast("Mapping[Any, Any]", batch).items()}
+    if isinstance(batch, np.ndarray) or (isinstance(batch, list | tuple) and not any(True for _ in _leaves(batch))):
+        # Labels, texts or ids, one per example.
+        sized = cast("Sequence[Any]", batch)
+        return sized[int(rows[0]) : int(rows[-1]) + 1] if len(sized) == whole else sized
     if isinstance(batch, tuple | list):
         pieces = [_slice(item, whole, rows) for item in cast("Sequence[Any]", batch)]
         if hasattr(batch, "_fields"):

@@ -112,7 +112,7 @@ class Row(NamedTuple):
     """Why it is not masked; None if it is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layout:
     """Which units lie over which weights. Immutable; two masks compare only over equal layouts.
 
@@ -139,6 +139,10 @@ class Layout:
                     "count, others follow each other"
                 )
             end = span.offset + span.units
+
+    def __repr__(self) -> str:
+        """One line; ``table()`` has everything."""
+        return f"Layout({self.units:,} units over {self.weights:,} weights in {_parameters(len(self.segments))})"
 
     @cached_property
     def spans(self) -> tuple[Span, ...]:
@@ -286,6 +290,8 @@ def layout(
     """
     chosen = selection.select(model, select)
     grain = PerWeight() if granularity is None else granularity
+    if isinstance(grain, type) or not isinstance(grain, Granularity):
+        raise TypeError(f"granularity takes an object such as ms.PerOutput(), got {grain!r}")
     segments: list[Segment] = []
     offset = 0
     for site in chosen.chosen:

@@ -56,15 +56,19 @@ class Reading(NamedTuple):
     """Units whose keep probability lies between .05 and .95."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Learned:
-    """A mask with what it was made from."""
+    """A mask with what it was made from. Pass its ``mask`` on to ``masked``, ``iou`` and the rest."""
 
     mask: Mask
     logits: Float32[Tensor, " units"]
     probability: Float32[Tensor, " units"]
     """Keep probability of every unit."""
     curve: tuple[Reading, ...]
+
+    def __repr__(self) -> str:
+        """One line."""
+        return f"Learned({self.mask!r})"
 
 
 class NonFiniteLossError(RuntimeError):
@@ -143,9 +147,10 @@ def learning(
         [1, 2, 3]
     """
     gate = GumbelSigmoid() if gate is None else gate
+    _check_settings(layout, schedule, penalty, resume)
     weights = _checked_weights(model, layout)
     logits = resume or Logits(layout, schedule, weights[layout.names[0]].device)
-    _check_resume(logits, layout, schedule)
+    _check_resume(logits, layout, schedule, repr((seed, penalty, gate)))
     weigh = objective.weigh if isinstance(objective, Weighed) else None
     start, looks = logits.step, 1 if logits.values.is_cpu else _CHECK_EVERY
     fused = Kernel(gate, kernel, float(schedule.steps * layout.units * schedule.samples))
@@ -278,7 +283,23 @@ def finish(logits: Logits, gate: Gate, origin: Origin, curve: Sequence[Reading])
     return Learned(mask, values, gate.probability(values), tuple(curve))
 
 
-def _check_resume(logits: Logits, layout: Layout, schedule: Schedule) -> None:
+def _check_settings(layout: object, schedule: object, penalty: float, resume: object) -> None:
+    if not isinstance(layout, Layout):
+        raise TypeError(f"layout takes what ms.layout(model) returns, got {type(layout).__name__}")
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule takes a Schedule, such as ms.Schedule(steps=500), got {schedule!r}")
+    if not penalty >= 0:
+        raise ValueError(f"penalty must not be negative, got {penalty}")
+    if not isinstance(resume, Logits | None):
+        raise TypeError(f"resume takes the logits of a state (stop.state.logits), got {type(resume).__name__}")
+
+
+def _check_resume(logits: Logits, layout: Layout, schedule: Schedule, settings: str) -> None:
+    if logits.begun_with not in ("", settings):
+        raise ValueError(
+            f"the logits to resume from were begun with (seed, penalty, gate) = {logits.begun_with}, got {settings}"
+        )
+    logits.begun_with = settings
     if logits.layout != layout:
         raise ValueError("the logits to resume from lie over another layout; pass the one they were begun with")
     if logits.schedule != schedule:

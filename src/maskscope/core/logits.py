@@ -28,6 +28,8 @@ class Logits:
         self.layout = layout
         self.schedule = schedule
         self.step = 0
+        self.begun_with = ""
+        """Seed, penalty and gate of the learning that moves them, as text; set at its first step."""
         self.values: Float32[Tensor, " units"] = torch.full(
             (layout.units,), schedule.init, dtype=torch.float32, device=device
         )

@@ -55,7 +55,7 @@ class Count(NamedTuple):
         return self.kept_weights / self.weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mask:
     """Kept or not, per unit of a layout.
 
@@ -87,6 +87,12 @@ class Mask:
             )
         if units % 8 and self.bits[-1] & (0xFF >> units % 8):
             raise ValueError("bits after the last unit must be zero; build masks with Mask.of")
+
+    def __repr__(self) -> str:
+        """One line."""
+        label = f"{self.origin.label!r}: " if self.origin.label else ""
+        kept, units = self.kept_units, self.layout.units
+        return f"Mask({label}{kept:,} of {units:,} units kept, {self.density:.1%} of {self.layout.weights:,} weights)"
 
     @classmethod
     def of(cls, layout: Layout, kept: Tensor, origin: Origin | None = None) -> Mask:
@@ -186,7 +192,7 @@ class Mask:
 
     def __invert__(self) -> Mask:
         """The complement: the layout's other units. What was not selected stays as it is in the network."""
-        origin = Origin(label=f"~{self.origin.label}", model=self.origin.model)
+        origin = Origin(label=f"~{self.origin.label or 'mask'}", model=self.origin.model)
         return Mask.of(self.layout, ~self.kept, origin)
 
     def _other(self, other: Mask) -> Bool[Tensor, " units"]:
@@ -198,7 +204,7 @@ class Mask:
 
     def _combined(self, other: Mask, sign: str, kept: Bool[Tensor, " units"]) -> Mask:
         same = self.origin.model == other.origin.model
-        label = f"({self.origin.label} {sign} {other.origin.label})"
+        label = f"({self.origin.label or 'mask'} {sign} {other.origin.label or 'mask'})"
         return Mask.of(self.layout, kept, Origin(label=label, model=self.origin.model if same else None))
 
     def save(self, path: str | Path) -> Path:

@@ -6,9 +6,9 @@ will do; these are the common ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
@@ -62,13 +62,22 @@ class CrossEntropy:
 
     def __call__(self, model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]]) -> Float[Tensor, ""]:
         """The mean over all labels that count."""
-        inputs, targets = batch
+        inputs, targets = _pair(batch)
         outputs = model(inputs)
         return functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=self.ignore)
 
     def weigh(self, batch: tuple[Any, Int[Tensor, "batch *positions"]]) -> float:
         """The number of labels that count."""
-        return float((batch[1] != self.ignore).sum())
+        return float((_pair(batch)[1] != self.ignore).sum())
+
+
+def _pair(batch: object) -> tuple[Any, Tensor]:
+    if isinstance(batch, Sequence) and len(cast("Sequence[Any]", batch)) == 2:
+        return cast("tuple[Any, Tensor]", batch)
+    raise TypeError(
+        f"expected a batch (inputs, targets), got {type(batch).__name__}; for another kind write your own objective, "
+        "such as lambda network, batch: network(**batch).loss"
+    )
 
 
 cross_entropy = CrossEntropy()
@@ -83,6 +92,6 @@ def accuracy(model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]])
         >>> accuracy(lambda x: torch.eye(3), (None, torch.tensor([0, 1, 1])))
         tensor([1., 1., 0.])
     """
-    inputs, targets = batch
+    inputs, targets = _pair(batch)
     right = (model(inputs).argmax(-1) == targets) | (targets == IGNORED)
     return right.flatten(1).all(1).float() if right.ndim > 1 else right.float()

@@ -41,8 +41,8 @@ class Schedule:
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("steps", "samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) < 1 or getattr(self, name) != int(getattr(self, name)):
+                raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

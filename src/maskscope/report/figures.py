@@ -30,7 +30,7 @@ def position(named: Sequence[tuple[str, Verdict]]) -> go.Figure:
     figure = go.Figure()
     names = [name for name, _ in named]
     for label, colour, symbol, values in (
-        ("chance: random masks of the same sizes", ORANGE, "line-ns-open", [v.reuse.iou.chance for _, v in named]),
+        ("chance: random masks of the same sizes", ORANGE, "diamond-open", [v.reuse.iou.chance for _, v in named]),
         ("the two subtasks", BLUE, "circle", [v.reuse.iou.between.mean for _, v in named]),
         (
             "ceiling: the same subtask learned again",
@@ -39,7 +39,7 @@ def position(named: Sequence[tuple[str, Verdict]]) -> go.Figure:
             [v.reuse.iou.ceiling.mean for _, v in named],
         ),
     ):
-        marker = {"color": colour, "symbol": symbol, "size": 16, "line": {"width": 3, "color": colour}}
+        marker = {"color": colour, "symbol": symbol, "size": 13, "line": {"width": 3, "color": colour}}
         figure.add_scatter(x=values, y=names, mode="markers", name=label, marker=marker, hovertemplate="%{x:.3f}")
     figure.update_xaxes(title="IoU of the masks in the hidden layers", range=[-0.02, 1.02])
     figure.update_yaxes(autorange="reversed", automargin=True)
@@ -139,7 +139,7 @@ def curves(seed: SeedRun) -> go.Figure:
                 col=column,
             )
     figure.update_xaxes(title="optimisation step")
-    figure.update_yaxes(title="cross-entropy (nats)", type="log", row=1, col=1)
+    figure.update_yaxes(title="cross-entropy (nats)", type="log", nticks=5, row=1, col=1)
     figure.update_yaxes(title="units", rangemode="tozero", row=1, col=2)
     return _styled(figure, 380)
 

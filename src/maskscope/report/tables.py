@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maskscope.analysis.modularity import Estimate, Placed
+from maskscope.analysis.modularity import percent as share
 from maskscope.report.load import Run
 from maskscope.runs.results import ALL, ENDS, HIDDEN
 from maskscope.runs.verdict import Verdict, accuracy, reuse_in, verdict
@@ -53,7 +54,8 @@ def table_one(run: Run) -> Grid:
     experiment, results = run.experiment, run.results
     columns = [("full network", None, "network")]
     for subtask in experiment.subtasks:
-        columns += [("mask", subtask, subtask), ("complement", subtask, f"¬ {subtask}")]
+        named = f"{subtask} (control)" if subtask == experiment.data.full else subtask
+        columns += [("mask", subtask, named), ("complement", subtask, f"¬ {named}")]
     rows = tuple(
         (subtask, *(percent(accuracy(results, network, subtask, mask)) for network, mask, _ in columns))
         for subtask in experiment.data.subtasks
@@ -73,12 +75,12 @@ def table_ablations(run: Run) -> Grid:
     lines: list[tuple[str, str, str]] = []
     for subtask in experiment.data.subtasks:
         lines += [
-            (f"¬ {subtask}, input and output layers from the full mask", "complement with ends open", subtask),
+            (f"¬ {subtask}, input and output layers from the control mask", "complement with ends open", subtask),
             (f"random mask, sized as that of {subtask}", "random mask", subtask),
         ]
     lines += [
-        ("full mask in the first half of the layers only", "first half masked", experiment.data.full),
-        ("full mask in the second half of the layers only", "second half masked", experiment.data.full),
+        ("control mask in the first half of the layers only", "first half masked", experiment.data.full),
+        ("control mask in the second half of the layers only", "second half masked", experiment.data.full),
     ]
     rows = tuple(
         (title, *(percent(accuracy(results, network, subtask, mask)) for subtask in experiment.data.subtasks))
@@ -107,8 +109,7 @@ def table_overlap(run: Run) -> Grid:
 
 def _placed(placed: Placed) -> tuple[str, str, str, str]:
     chance = "–" if math.isnan(placed.chance) else f"{placed.chance:.2f}"
-    position = "–" if math.isnan(placed.position) else f"{placed.position:.0%}"
-    return ratio(placed.between), chance, ratio(placed.ceiling), position
+    return ratio(placed.between), chance, ratio(placed.ceiling), share(placed.position)
 
 
 def table_sizes(run: Run) -> Grid:
@@ -148,13 +149,20 @@ def _said(said: Verdict, run: Run) -> list[Text | Table]:
     overlap = table_overlap(run)
     main = Grid(overlap.title, "", overlap.header[:6], tuple(row[:6] for row in overlap.rows[:3]))
     return [
-        Text(f"{said.headline}.", style="bold"),
-        Text(said.sentence),
+        Text.assemble((f"{said.finding.upper()}  ", "cyan"), (f"{said.headline}.", "bold")),
+        Text(f"{said.overlap} {said.ablations}"),
         *warned,
         Text(""),
-        rich_table(table_one(run)),
+        rich_table(turned(table_one(run))),
         rich_table(main),
     ]
+
+
+def turned(grid: Grid) -> Grid:
+    """Rows as columns: narrow enough for a terminal of 80 columns."""
+    cells = [grid.header, *grid.rows]
+    header, *rows = zip(*cells, strict=True)
+    return Grid(grid.title, grid.caption.replace("Columns:", "Rows:"), header, tuple(rows))
 
 
 def rich_table(grid: Grid) -> Table:

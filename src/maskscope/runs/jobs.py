@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import TypeAlias
 
@@ -111,6 +112,7 @@ class _Crew:
         # Spawned, not forked: torch's threads do not survive a fork.
         self._context = multiprocessing.get_context("spawn")
         self._ticks: _Ticks = self._context.Queue()
+        self._stopping = self._context.Event()
         self._report = report
         self.running: dict[str, SpawnProcess] = {}
         self.paused = ""
@@ -118,8 +120,14 @@ class _Crew:
 
     def start(self, job: Job) -> None:
         # Daemons end (politely, saving their state) with the process that started them.
-        process = self._context.Process(target=_work, args=(job, self._ticks), name=job.name, daemon=True)
-        process.start()
+        arguments = (job, self._ticks, self._stopping)
+        process = self._context.Process(target=_work, args=arguments, name=job.name, daemon=True)
+        # While it starts (seconds of imports) it ignores Ctrl-C; then it looks whether to stop at all.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            process.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
         self.running[job.name] = process
 
     def hear(self) -> None:
@@ -144,6 +152,7 @@ class _Crew:
     def stop(self) -> None:
         """Ask all to save their state and end."""
         self.paused = "stopped; every run has saved its state"
+        self._stopping.set()
         for process in self.running.values():
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGINT)
@@ -166,8 +175,12 @@ def _run_processes(jobs: Sequence[Job], side_by_side: int, report: Report) -> No
         raise Paused(crew.paused)
 
 
-def _work(job: Job, ticks: _Ticks) -> None:
+def _work(job: Job, ticks: _Ticks, stopping: Event) -> None:
     """The body of a process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if stopping.is_set():
+        ticks.put(_Ended(job.name, paused="stopped before it began"))
+        return
     try:
         warnings.showwarning = lambda message, *_args, **_kwargs: ticks.put(  # pyright: ignore[reportUnknownLambdaType]
             Tick(job.name, "warning", 1, 1, str(message))

@@ -18,11 +18,16 @@ class Verdict:
     finding: Finding
     headline: str
     """A few words."""
-    sentence: str
-    """The numbers behind them."""
+    overlap: str
+    """The overlap behind them, in a sentence."""
+    ablations: str
+    """What the masks and their complements do, in sentences."""
     reuse: Reuse
     """In the hidden layers: the first and last layer differ by construction where subtasks have inputs of their own."""
 
+
+SPARED = 0.9
+"""Below this share of its accuracy a subtask counts as harmed by the removal of another's weights."""
 
 _WITHOUT = ("complement", "complement with ends open")
 
@@ -72,7 +77,20 @@ def verdict(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
         "partly shared": f"The masks of {first} and {second} overlap in part",
         "cannot tell": "Cannot tell whether weights are shared",
     }[finding]
-    return Verdict(finding, headline, f"{_overlap_words(found)} {_ablation_words(experiment, results)}", found)
+    if finding == "separate" and _spared(experiment, results) < SPARED:
+        headline += ", but removing those of one harms the other"
+    return Verdict(finding, headline, _overlap_words(found), _ablation_words(experiment, results), found)
+
+
+def _spared(experiment: Experiment, results: Sequence[SeedResults]) -> float:
+    """The least that any subtask keeps of its accuracy without another's weights."""
+    subtasks = experiment.data.subtasks
+    return min(
+        accuracy(results, "complement", a, b).mean / max(accuracy(results, "full network", a).mean, 1e-9)
+        for a in subtasks
+        for b in subtasks
+        if a != b
+    )
 
 
 def _overlap_words(found: Reuse) -> str:
@@ -94,9 +112,9 @@ def _ablation_words(experiment: Experiment, results: Sequence[SeedResults]) -> s
     own_without, own_open = (_mean(accuracy(results, kind, s, s) for s in subtasks) for kind in _WITHOUT)
     other_without, other_open = (_mean(accuracy(results, kind, b, a) for a, b in others) for kind in _WITHOUT)
     return (
-        f"A mask alone serves its own subtask in {own_mask:.1%} of cases and the other in {other_mask:.1%}; without the "
-        f"mask's weights its own falls to {own_without:.1%} and the other is at {other_without:.1%}. With input and output "
-        f"layers left open, so that hidden weights alone are missing, it is {own_open:.1%} and {other_open:.1%}."
+        f"A mask alone serves its own subtask in {own_mask:.1%} of cases and the other in {other_mask:.1%}. Without the "
+        f"mask's weights its own is right in {own_without:.1%} and the other in {other_without:.1%}; if only hidden weights "
+        f"are removed (input and output layers taken from the control mask), in {own_open:.1%} and {other_open:.1%}."
     )
 
 
