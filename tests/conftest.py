@@ -1,7 +1,4 @@
-"""Shared by all tests: settings of hypothesis, and where real data may lie."""
-
-import os
-from pathlib import Path
+"""Shared by all tests: settings of hypothesis, one thread."""
 
 import pytest
 import torch
@@ -20,12 +17,3 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def data_dir() -> Path:
-    """The folder of real data, or a skip that says so."""
-    folder = os.environ.get("MASKSCOPE_DATA")
-    if not folder:
-        pytest.skip("real data: set MASKSCOPE_DATA to its folder")
-    return Path(folder)

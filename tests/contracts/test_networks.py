@@ -158,3 +158,15 @@ def test_hooks_of_the_user_still_run(kind):
     model.register_forward_hook(lambda *_: calls.append(1))
     masked(model, Mask.full(layout(model)))(batch)
     assert calls == [1]
+
+
+def test_generation_under_a_mask_is_that_of_the_pruned_copy():
+    kind = next(kind for kind in ZOO if kind.name == "llama")
+    model = kind.model().eval()
+    mask = some(layout(model))
+    prompt = torch.tensor([[1, 3, 5]])
+    plain = model.generate(prompt, max_new_tokens=4, do_sample=False)
+    with applied(model, mask) as under:
+        found = under.generate(prompt, max_new_tokens=4, do_sample=False)
+    assert torch.equal(found, bake(model, mask).generate(prompt, max_new_tokens=4, do_sample=False))
+    assert torch.equal(model.generate(prompt, max_new_tokens=4, do_sample=False), plain)
