@@ -147,7 +147,7 @@ def print_runs(runs: Sequence[Run], console: Console) -> None:
 def _said(said: Verdict, run: Run) -> list[Text | Table]:
     warned = [Text(f"Warning: {text}", style="yellow") for result in run.results for text in result.warnings]
     overlap = table_overlap(run)
-    main = Grid(overlap.title, "", overlap.header[:6], tuple(row[:6] for row in overlap.rows[:3]))
+    main = Grid(overlap.title, "", overlap.header[:5], tuple(row[:5] for row in overlap.rows[:3]))
     return [
         Text.assemble((f"{said.finding.upper()}  ", "cyan"), (f"{said.headline}.", "bold")),
         Text(f"{said.overlap} {said.ablations}"),
@@ -161,8 +161,8 @@ def _said(said: Verdict, run: Run) -> list[Text | Table]:
 def turned(grid: Grid) -> Grid:
     """Rows as columns: narrow enough for a terminal of 80 columns."""
     cells = [grid.header, *grid.rows]
-    header, *rows = zip(*cells, strict=True)
-    return Grid(grid.title, grid.caption.replace("Columns:", "Rows:"), header, tuple(rows))
+    (_, *header), *rows = zip(*cells, strict=True)
+    return Grid(grid.title, grid.caption.replace("Columns:", "Rows:"), ("", *header), tuple(rows))
 
 
 def rich_table(grid: Grid) -> Table:
