@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from maskscope.core.learn import State, is_reading
+from maskscope.core.learned import State, is_reading
 
 
 class RateColumn(ProgressColumn):

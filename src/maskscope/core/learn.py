@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float32
 from torch import Tensor, nn
 
 from maskscope.core.batches import Batches, Split, cut, stream
-from maskscope.core.fingerprint import Fingerprint, fingerprint
+from maskscope.core.fingerprint import fingerprint
 from maskscope.core.gates import Gate, GumbelSigmoid
 from maskscope.core.interrupts import deferred
 from maskscope.core.kernels import Kernel, Mode
 from maskscope.core.layout import Layout
 from maskscope.core.layout import layout as lay_out
+from maskscope.core.learned import Learned, Reading, State, finish, is_reading, origin_of, read
 from maskscope.core.logits import Logits
-from maskscope.core.mask import Mask, Origin
 from maskscope.core.noise import draw
 from maskscope.core.objectives import Objective, Weighed
 from maskscope.core.schedules import FAST, Schedule
@@ -31,44 +27,6 @@ PENALTY = 1e-4 / 128
 
 _CHECK_EVERY = 50
 """Steps between looks at the device for a non-finite loss; on a CPU looking costs nothing and is done every step."""
-
-
-class State(NamedTuple):
-    """Where learning stands after a step."""
-
-    step: int
-    """Steps taken."""
-    steps: int
-    """Steps in all."""
-    loss: Tensor
-    """Mean loss of the step's batch, without the penalty; on the device."""
-    logits: Logits
-
-
-class Reading(NamedTuple):
-    """One point of a learning curve."""
-
-    step: int
-    loss: float
-    kept: int
-    """Units that would be kept now."""
-    undecided: int
-    """Units whose keep probability lies between .05 and .95."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Learned:
-    """A mask with what it was made from. Pass its ``mask`` on to ``masked``, ``iou`` and the rest."""
-
-    mask: Mask
-    logits: Float32[Tensor, " units"]
-    probability: Float32[Tensor, " units"]
-    """Keep probability of every unit."""
-    curve: tuple[Reading, ...]
-
-    def __repr__(self) -> str:
-        """One line."""
-        return f"Learned({self.mask!r})"
 
 
 class NonFiniteLossError(RuntimeError):
@@ -248,39 +206,6 @@ def learn_mask(
         gate=gate, steps=logits.step, penalty=penalty, seed=seed, subtask=subtask, model=fingerprint(model)
     )
     return finish(logits, gate, origin, curve)
-
-
-def is_reading(step: int, steps: int) -> bool:
-    """Whether a step belongs on the learning curve: about 100 points, and the last."""
-    return step % max(1, steps // 100) == 0 or step == steps
-
-
-def read(state: State, gate: Gate) -> Reading:
-    """One point of the learning curve."""
-    values = state.logits.values
-    probability = gate.probability(values)
-    undecided = int(((probability > 0.05) & (probability < 0.95)).sum())
-    return Reading(state.step, float(state.loss), int(gate.harden(values, state.logits.layout).sum()), undecided)
-
-
-def origin_of(*, gate: Gate, steps: int, penalty: float, seed: int, subtask: str, model: Fingerprint | None) -> Origin:
-    """What a mask file says of how the mask was learned."""
-    return Origin(subtask, subtask, seed, repr(gate), gate.threshold, penalty, steps, model)
-
-
-def finish(logits: Logits, gate: Gate, origin: Origin, curve: Sequence[Reading]) -> Learned:
-    """Harden the logits; a mask that ends empty or full is a warning."""
-    values = logits.values.detach().cpu().clone()
-    mask = Mask.of(logits.layout, gate.harden(values, logits.layout), origin)
-    what = f"the mask of {origin.subtask or 'this subtask'}"
-    if mask.is_empty:
-        warnings.warn(f"{what} is empty: the penalty {origin.penalty:.3g} removed everything; lower it", stacklevel=3)
-    if mask.is_full:
-        warnings.warn(
-            f"{what} keeps everything: too few steps ({origin.steps}) or too small a penalty ({origin.penalty:.3g})",
-            stacklevel=3,
-        )
-    return Learned(mask, values, gate.probability(values), tuple(curve))
 
 
 def _check_settings(layout: object, schedule: object, penalty: float, resume: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ class Origin:
     """The network it was learned on."""
 
 
-class Count(NamedTuple):
+@dataclass(frozen=True)
+class Count:
     """How much of one parameter a mask keeps."""
 
     parameter: str

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,13 +17,14 @@ from maskscope.analysis.number import Number
 from maskscope.core.files import Damaged, load_tensors, save_tensors
 from maskscope.core.fingerprint import Fingerprint, fingerprint
 from maskscope.core.layout import Layout, layout
-from maskscope.core.learn import State, finish, learning, origin_of, read
+from maskscope.core.learn import learning
+from maskscope.core.learned import Reading, State, finish, origin_of, read, undecided
 from maskscope.core.logits import Logits
 from maskscope.core.mask import Mask
 from maskscope.core.seeded import derive, seeded
 from maskscope.runs.environment import Environment, environment
 from maskscope.runs.loop import Loop, Note, Report
-from maskscope.runs.results import CurvePoint, MaskName, MaskRecord, SeedResults, histogram, measure
+from maskscope.runs.results import MaskName, MaskRecord, SeedResults, histogram, measure
 from maskscope.runs.store import RunFolder, read_record, write_record, write_text
 from maskscope.runs.study import Experiment, to_json
 from maskscope.runs.train import Trainee, TrainingState, training
@@ -177,7 +178,7 @@ class Runner:
         )
 
         def reading(state: State) -> Note:
-            return read(state, masking.gate)._asdict()
+            return asdict(read(state, masking.gate))
 
         seconds = loop.run(states, logits.state, reading, before)
         origin = origin_of(
@@ -190,9 +191,9 @@ class Runner:
         )
         learned = finish(logits, masking.gate, origin, ())
         learned.mask.save(self.folder.mask(name.subtask, name.seed))
-        probability, curve = learned.probability, tuple(CurvePoint(**reading) for reading in loop.readings())
-        undecided = int(((probability > 0.05) & (probability < 0.95)).sum())
-        record = MaskRecord(name, seconds, undecided, float(probability.double().sum()), histogram(probability), curve)
+        probability, curve = learned.probability, tuple(Reading(**reading) for reading in loop.readings())
+        expected = float(probability.double().sum())
+        record = MaskRecord(name, seconds, undecided(probability), expected, histogram(probability), curve)
         write_record(self.folder.mask_record(name.subtask, name.seed), record)
         kept = f"{learned.mask.kept_units:,} of {over.units:,} units kept in {seconds:.0f} s"
         loop.finish(masking.schedule.steps, kept)

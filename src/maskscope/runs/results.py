@@ -15,7 +15,8 @@ from maskscope.analysis.evaluate import evaluate
 from maskscope.analysis.number import Number
 from maskscope.core.apply import masked
 from maskscope.core.layout import Layout, layer
-from maskscope.core.mask import Mask
+from maskscope.core.learned import Reading
+from maskscope.core.mask import Count, Mask
 from maskscope.core.objectives import Network
 from maskscope.core.seeded import derive
 from maskscope.runs.study import Experiment
@@ -40,16 +41,6 @@ class MaskName:
 
 
 @dataclass(frozen=True)
-class CurvePoint:
-    """One reading of a learning curve."""
-
-    step: int
-    loss: Number
-    kept: int
-    undecided: int
-
-
-@dataclass(frozen=True)
 class MaskRecord:
     """How learning a mask went; beside each mask file."""
 
@@ -61,19 +52,7 @@ class MaskRecord:
     """Sum of all keep probabilities: the size of an average sample."""
     histogram: tuple[int, ...]
     """Units per bin of keep probability."""
-    curve: tuple[CurvePoint, ...]
-
-
-@dataclass(frozen=True)
-class TensorCount:
-    """How much of a tensor a mask keeps."""
-
-    parameter: str
-    layer: str
-    kept_units: int
-    units: int
-    kept_weights: int
-    weights: int
+    curve: tuple[Reading, ...]
 
 
 @dataclass(frozen=True)
@@ -81,7 +60,7 @@ class MaskSize:
     """How much a mask keeps, tensor by tensor."""
 
     name: MaskName
-    tensors: tuple[TensorCount, ...]
+    tensors: tuple[Count, ...]
 
 
 @dataclass(frozen=True)
@@ -148,7 +127,7 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
         for a, b in pairs
         for item in overlaps(masks[a], masks[b], places(experiment, masks[a].layout))
     )
-    sizes = tuple(MaskSize(name, tuple(TensorCount(*count) for count in mask.counts())) for name, mask in masks.items())
+    sizes = tuple(MaskSize(name, mask.counts()) for name, mask in masks.items())
     warnings = (
         *_mask_warnings(masks),
         *_network_warnings(experiment, accuracies),
