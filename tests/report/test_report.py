@@ -17,7 +17,7 @@ from maskscope.core.mask import Mask
 from maskscope.report.figures import PICTURE, picture
 from maskscope.report.html import write_report
 from maskscope.report.load import find
-from maskscope.report.tables import print_runs, table_one, table_overlap
+from maskscope.report.tables import print_runs, table_one, table_overlap, table_shares
 from maskscope.runs.pipeline import Runner, folder_of
 from maskscope.runs.results import Accuracy, MaskName
 from maskscope.runs.verdict import accuracy, verdict
@@ -59,6 +59,7 @@ def test_a_page_has_everything_a_reader_needs(page):
         "Overlap between chance and ceiling",
         "Accuracies",
         "Other ablations",
+        "Shared and remaining",
         "Kept weights per tensor",
         "The masks of one layer",
         "Learning curves",
@@ -96,6 +97,19 @@ def test_table_one_is_the_mean_over_masks_and_seeds(root):
     found = accuracy(run.results, "mask", "pair 2", "pair 1")
     assert found.mean == pytest.approx(np.mean(values))
     assert found.std == pytest.approx(np.std(values, ddof=1))
+
+
+def test_sharing_is_shown_per_subtask_and_place(root):
+    run = find(root).runs[0]
+    grid = table_shares(run)
+    assert grid.header[1:] == ("pair 1: shared", "pair 2: shared", "pair 1: remaining", "pair 2: remaining")
+    values = [
+        s.shared * 100
+        for r in run.results
+        for s in r.shares
+        if (s.name.subtask, s.where) == ("pair 1", grid.rows[0][0])
+    ]
+    assert grid.rows[0][1].startswith(f"{np.mean(values):.1f}")
 
 
 def test_an_untrained_network_is_not_judged(root):

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from maskscope.report import figures
 from maskscope.report.load import Found, Run, SeedRun
-from maskscope.report.tables import Grid, table_ablations, table_one, table_overlap, table_sizes
+from maskscope.report.tables import Grid, table_ablations, table_one, table_overlap, table_shares, table_sizes
 from maskscope.runs.store import write_text
 from maskscope.runs.study import to_json
 from maskscope.runs.verdict import Verdict, verdict
@@ -103,7 +103,7 @@ def _section(run: Run, index: int) -> Section:
     )
     plots = tuple(Plot(name, text, _html(figure, f"{anchor}-{i}")) for i, (name, text, figure) in enumerate(drawn))
     warned = tuple(text for result in run.results for text in result.warnings)
-    tables = (table_one(run), table_ablations(run), table_overlap(run), table_sizes(run))
+    tables = (table_one(run), table_ablations(run), table_overlap(run), table_shares(run), table_sizes(run))
     return Section(anchor, run.name, said, warned, tables, plots, run.seeds, to_json(run.experiment))
 
 

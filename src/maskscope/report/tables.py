@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from maskscope.analysis.modularity import Estimate, Placed
+from maskscope.analysis.modularity import Estimate, Placed, estimate
 from maskscope.analysis.modularity import percent as share
 from maskscope.report.load import Run
 from maskscope.runs.results import ALL, ENDS, HIDDEN
@@ -110,6 +110,31 @@ def table_overlap(run: Run) -> Grid:
 def _placed(placed: Placed) -> tuple[str, str, str, str]:
     chance = "–" if math.isnan(placed.chance) else f"{placed.chance:.2f}"
     return ratio(placed.between), chance, ratio(placed.ceiling), share(placed.position)
+
+
+def table_shares(run: Run) -> Grid:
+    """The paper's sharing statistics: what other subtasks' masks also keep, and what remains of the control mask."""
+    subtasks = run.experiment.data.subtasks
+    shares = [item for result in run.results for item in result.shares]
+    rows = tuple(
+        (
+            where,
+            *(
+                percent(
+                    estimate(getattr(item, kind) for item in shares if (item.name.subtask, item.where) == (s, where))
+                )
+                for kind in ("shared", "remaining")
+                for s in subtasks
+            ),
+        )
+        for where in dict.fromkeys(item.where for item in shares)
+    )
+    caption = (
+        "In %. Shared: of a mask's units, those that another subtask's mask also keeps. Remaining: of the control mask's "
+        "units, those that the subtask's mask keeps. Mean ± standard deviation over repetitions."
+    )
+    header = ("where", *(f"{s}: shared" for s in subtasks), *(f"{s}: remaining" for s in subtasks))
+    return Grid("Shared and remaining", caption, header, rows)
 
 
 def table_sizes(run: Run) -> Grid:
