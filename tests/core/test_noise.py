@@ -1,5 +1,7 @@
 """The noise is uniform, and independent over units, steps, samples, seeds and parameters."""
 
+from inspect import unwrap
+
 import pytest
 import torch
 from scipy import stats
@@ -107,3 +109,9 @@ def test_python_integers_agree_with_tensor_arithmetic():
         expected = ((word >> 9) + 0.5) / 2**23
         found = uniform(torch.tensor([unit], dtype=torch.int32), key0, key1, rotation)
         assert float(found) == expected
+
+
+@pytest.mark.parametrize("seed", [1.5, None, 2**63])
+def test_a_seed_is_a_whole_number_of_64_bits(seed):
+    with pytest.raises(ValueError, match="a seed is a whole number of 64 bits, got"):
+        unwrap(draw)(seed, 0, 0, "weight")

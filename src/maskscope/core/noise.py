@@ -53,8 +53,8 @@ def draw(seed: int, step: int, sample: int, name: str, *, strata: int | None = N
         >>> draw(0, 0, 1, "weight", strata=4).rotation == 2**23 // 4
         True
     """
-    if not -(2**63) <= seed < 2**63:
-        raise ValueError(f"a seed is a whole number of 64 bits, got {seed}")
+    if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"a seed is a whole number of 64 bits, got {seed!r}")
     stream = 0 if strata else sample
     packed = struct.pack("<qqq", seed, step, stream) + name.encode()
     key0, key1 = struct.unpack("<ii", hashlib.blake2b(packed, digest_size=8).digest())
