@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from maskscope.core.learned import State, is_reading
+from maskscope.core.learned import State, is_reading, read
 
 
 class RateColumn(ProgressColumn):
@@ -58,8 +58,7 @@ def progress(label: str, console: Console | None = None) -> Callable[[Iterator[S
             task = display.add_task(label, total=None)
             for state in states:
                 if is_reading(state.step, state.steps):
-                    kept = int((state.logits.values > 0).sum())
-                    display.update(task, description=f"{label}: {kept:,} likely kept")
+                    display.update(task, description=f"{label}: {read(state).kept:,} likely kept")
                 display.update(task, completed=state.step, total=state.steps)
                 yield state
 

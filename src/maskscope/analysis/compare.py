@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from maskscope.analysis.chance import Sizes, expected
 from maskscope.analysis.number import Number
 from maskscope.core.layout import layer
-from maskscope.core.mask import Mask
+from maskscope.core.mask import Mask, expect_mask
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,7 @@ def overlaps(a: Mask, b: Mask, groups: Mapping[str, Iterable[str]]) -> tuple[Ove
         KeyError: A glob matches nothing.
         ValueError: Different layouts.
     """
-    for mask in (a, b):
-        if not isinstance(mask, Mask):
-            raise TypeError(f"expected a Mask, got {type(mask).__name__}; what learn_mask returns holds it as .mask")
+    a, b = expect_mask(a), expect_mask(b)
     both, first, second = (a & b).kept, a.kept, b.kept
     counts = [(span, [int(span.own(flat).sum()) for flat in (both, first, second)]) for span in a.layout.spans]
     records: list[Overlap] = []

@@ -12,21 +12,22 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from maskscope.core.layout import gated
-from maskscope.core.mask import Mask
+from maskscope.core.mask import Mask, expect_mask
 
 
 class Masked:
     """A network under a mask, called like the network itself. Make it with ``masked``."""
 
     def __init__(self, model: nn.Module, mask: Mask) -> None:
-        """Keep both; nothing is copied."""
+        """Keep both; the weights are not copied."""
         self.model = model
         self.mask = mask
+        self._gates = mask.gates  # unpacked once, not at every call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The network's forward pass with ``weight * gate`` in place of each masked weight."""
         parameters = dict(self.model.named_parameters())
-        weights = gated(self.mask.gates, self.mask.layout, parameters)
+        weights = gated(self._gates, self.mask.layout, parameters)
         return call_with(self.model, weights, *args, **kwargs)
 
 
@@ -137,6 +138,4 @@ def forget_replaced(model: nn.Module) -> None:
 
 
 def _check(model: nn.Module, mask: object) -> None:
-    if not isinstance(mask, Mask):
-        raise TypeError(f"expected a Mask, got {type(mask).__name__}; what learn_mask returns holds it as .mask")
-    mask.layout.check({name: parameter.shape for name, parameter in model.named_parameters()})
+    expect_mask(mask).layout.check({name: parameter.shape for name, parameter in model.named_parameters()})

@@ -62,17 +62,18 @@ class Kernel:
         return self._run("slope", self.gate.slope, logits, stream)
 
     def _run(self, which: str, function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, stream: Draw) -> Tensor:
-        count = logits.shape[0]
-        whole = count - count % VECTOR if self.compiled else 0
-        pieces = [self._compiled_or_none(which, function, logits[:whole], stream)] if whole else []
-        if whole and pieces[0] is None:
-            pieces, whole = [], 0
-        for start in range(whole, count, BLOCK):
+        count, done = logits.shape[0], 0
+        pieces: list[Tensor] = []
+        if self.compiled and count >= VECTOR:
+            whole = count - count % VECTOR
+            piece = self._compiled_or_none(which, function, logits[:whole], stream)
+            if piece is not None:
+                pieces, done = [piece], whole
+        for start in range(done, count, BLOCK):
             stop = min(start + BLOCK, count)
             index = torch.arange(start, stop, dtype=torch.int32, device=logits.device)
             pieces.append(function(logits[start:stop], uniform(index, *stream)))
-        done = [piece for piece in pieces if piece is not None]
-        return done[0] if len(done) == 1 else torch.cat(done)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _compiled_or_none(
         self, which: str, function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, stream: Draw

@@ -124,8 +124,8 @@ def learning(
         good += fine
         if ((step + 1) % looks == 0 or step + 1 == schedule.steps) and not bool(fine):
             logits.step = start + int(good)
-            raise NonFiniteLossError(State(logits.step, schedule.steps, loss, logits))
-        yield State(step + 1, schedule.steps, loss, logits)
+            raise NonFiniteLossError(State(logits.step, schedule.steps, loss, logits, gate))
+        yield State(step + 1, schedule.steps, loss, logits, gate)
 
 
 def learn_mask(
@@ -196,7 +196,7 @@ def learn_mask(
     with closing(states), deferred() as interrupts:
         for state in watch(states) if watch else states:
             if is_reading(state.step, state.steps):
-                curve.append(read(state, gate))
+                curve.append(read(state))
             if interrupts.pressed:
                 raise LearningInterrupted(state)
     logits = state.logits if state else resume

@@ -26,6 +26,8 @@ class State(NamedTuple):
     loss: Tensor
     """Mean loss of the step's batch, without the penalty; on the device."""
     logits: Logits
+    gate: Gate
+    """Decides what of the logits is kept."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ def is_reading(step: int, steps: int) -> bool:
     return step % max(1, steps // 100) == 0 or step == steps
 
 
-def read(state: State, gate: Gate) -> Reading:
+def read(state: State) -> Reading:
     """One point of the learning curve."""
-    values = state.logits.values
+    values, gate = state.logits.values, state.gate
     kept = int(gate.harden(values, state.logits.layout).sum())
     return Reading(state.step, float(state.loss), kept, undecided(gate.probability(values)))
 

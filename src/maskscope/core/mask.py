@@ -272,6 +272,17 @@ class Mask:
             )
 
 
+def expect_mask(value: object) -> Mask:
+    """The value, if it is a mask.
+
+    Raises:
+        TypeError: It is not; the most common case is what ``learn_mask`` returns.
+    """
+    if not isinstance(value, Mask):
+        raise TypeError(f"expected a Mask, got {type(value).__name__}; what learn_mask returns holds it as .mask")
+    return value
+
+
 def _count(segment: Segment, kept: Bool[Tensor, " units"]) -> Count:
     mine = int(segment.own(kept).sum())
     return Count(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -9,17 +10,15 @@ import plotly.graph_objects as go
 from jaxtyping import UInt8
 from plotly.subplots import make_subplots
 
-from maskscope.analysis.compare import Overlap
 from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.core.mask import Mask
 from maskscope.report.load import Run, SeedRun
 from maskscope.runs.results import HISTOGRAM_BINS, MaskName
-from maskscope.runs.verdict import Verdict
+from maskscope.runs.verdict import Verdict, reuse_in
 
 # Okabe and Ito's palette, safe for colour-blind readers; in this order it also differs in lightness.
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#222222", "#EDEDED"
 _SERIES = (BLACK, BLUE, ORANGE, GREEN, PINK)
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x")
 
 PICTURE = 160
 """Rows and columns of a mask picture at most; more could not be told apart on a screen."""
@@ -51,34 +50,17 @@ def overlap_per_tensor(run: Run) -> go.Figure:
     first, second = run.experiment.data.subtasks[:2]
     tensors = [tensor.parameter for tensor in run.results[0].sizes[0].tensors]
     figure = make_subplots(rows=1, cols=2, subplot_titles=("IoU", "IoMin"), shared_yaxes=True)
-    compared = [item for result in run.results for item in result.overlaps]
-    for column, metric in enumerate(("iou", "iomin"), start=1):
-        between = [
-            _measured(
-                (c.overlap for c in compared if {c.first.subtask, c.second.subtask} == {first, second}), t, metric
-            )
-            for t in tensors
-        ]
-        again = [
-            _measured((c.overlap for c in compared if c.first.subtask == c.second.subtask), t, metric) for t in tensors
-        ]
-        chance = [
-            _measured(
-                (c.overlap for c in compared if {c.first.subtask, c.second.subtask} == {first, second}),
-                t,
-                f"chance_{metric}",
-            )
-            for t in tensors
-        ]
+    found = [reuse_in(run.results, first, second, tensor) for tensor in tensors]
+    for column, placed in enumerate(([item.iou for item in found], [item.iomin for item in found]), start=1):
         for label, colour, symbol, values in (
-            (f"{first} and {second}", BLUE, "circle", between),
-            ("ceiling: same subtask again", BLACK, "line-ew-open", again),
-            ("chance", ORANGE, "line-ew-open", chance),
+            (f"{first} and {second}", BLUE, "circle", [item.between for item in placed]),
+            ("ceiling: same subtask again", BLACK, "line-ew-open", [item.ceiling for item in placed]),
+            ("chance", ORANGE, "line-ew-open", [Estimate(item.chance, math.nan, 1) for item in placed]),
         ):
             figure.add_scatter(
                 x=tensors,
                 y=[value.mean for value in values],
-                error_y={"array": [0.0 if np.isnan(value.std) else value.std for value in values], "thickness": 1},
+                error_y=_error_bars(values),
                 mode="markers",
                 name=label,
                 legendgroup=label,
@@ -93,8 +75,8 @@ def overlap_per_tensor(run: Run) -> go.Figure:
     return _styled(figure, 430)
 
 
-def _measured(overlaps: Iterable[Overlap], where: str, metric: str) -> Estimate:
-    return estimate(float(getattr(item, metric)) for item in overlaps if item.where == where)
+def _error_bars(values: Iterable[Estimate]) -> dict[str, object]:
+    return {"array": [0.0 if np.isnan(value.std) else value.std for value in values], "thickness": 1}
 
 
 def kept_per_tensor(run: Run) -> go.Figure:
@@ -107,7 +89,7 @@ def kept_per_tensor(run: Run) -> go.Figure:
         figure.add_bar(
             x=tensors,
             y=[value.mean for value in kept],
-            error_y={"array": [0.0 if np.isnan(value.std) else value.std for value in kept], "thickness": 1},
+            error_y=_error_bars(kept),
             name=subtask,
             marker={"color": colour},
         )

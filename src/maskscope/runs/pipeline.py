@@ -178,7 +178,7 @@ class Runner:
         )
 
         def reading(state: State) -> Note:
-            return asdict(read(state, masking.gate))
+            return asdict(read(state))
 
         seconds = loop.run(states, logits.state, reading, before)
         origin = origin_of(
