@@ -8,8 +8,9 @@ import torch
 from scipy import stats
 from torch import nn
 
+from maskscope.core.blocks import Blocks
 from maskscope.core.gates import GumbelSigmoid
-from maskscope.core.kernels import VECTOR, Kernel
+from maskscope.core.kernels import Kernel, words
 from maskscope.core.layout import layout
 from maskscope.core.noise import draw, uniform
 
@@ -19,21 +20,21 @@ N = 40_000
 
 
 def noise(step=0, n=N):
-    return uniform(torch.arange(n, dtype=torch.int32), *draw(0, step, 0, "w"))
+    return uniform(torch.arange(n, dtype=torch.int32), *draw(0, step, 0).of("w"))
 
 
 @EVERY
 @pytest.mark.parametrize("logit", [-6.0, -2.0, -0.1, 0.0, 0.7, 3.0, 6.0])
 def test_keep_frequency_is_the_keep_probability(gate, logit):
     logits = torch.full((N,), logit)
-    kept = int(gate.sample(logits, noise()).sum())
+    kept = int(gate.sample(gate.prepare(logits), noise()).sum())
     p = float(gate.probability(logits[:1]))
     assert stats.chisquare([kept, N - kept], [N * p, N * (1 - p)]).pvalue > 1e-3
 
 
 @EVERY
 def test_samples_lie_between_zero_and_one(gate):
-    samples = gate.sample(torch.linspace(-50, 50, N), noise())
+    samples = gate.sample(gate.prepare(torch.linspace(-50, 50, N)), noise())
     assert samples.min() >= 0
     assert samples.max() <= 1
 
@@ -42,7 +43,7 @@ def test_samples_lie_between_zero_and_one(gate):
 def test_hardening_is_the_limit_of_sampling(gate):
     """What is kept is what a sample keeps more often than not."""
     logits = torch.tensor([-30.0, -1.0, -0.01, 0.01, 1.0, 30.0])
-    often = torch.stack([gate.sample(logits, noise(step, 6)) for step in range(20_000)]).mean(0)
+    often = torch.stack([gate.sample(gate.prepare(logits), noise(step, 6)) for step in range(20_000)]).mean(0)
     kept = gate.harden(logits, layout(nn.Linear(3, 2)))
     decided = (often - 0.5).abs() > 0.01
     assert torch.equal(kept[decided], often[decided] > 0.5)
@@ -94,25 +95,75 @@ def test_the_sample_is_that_of_the_published_formula():
     assert stats.ks_2samp(published.numpy(), ours.numpy()).pvalue > 1e-3
 
 
+@EVERY
+def test_the_mean_slope_is_the_mean_of_the_slope(gate):
+    logits = torch.tensor([-9.0, -3.0, -0.49, 0.0, 0.2, 0.51, 2.0, 5.0])
+    mean = gate.mean_slope(logits)
+    if mean is None:
+        pytest.skip("no closed form at this temperature")
+    for logit, found in zip(logits.tolist(), mean.tolist(), strict=True):
+        # By the midpoint rule in u, in double precision.
+        u = (torch.arange(2_000_000, dtype=torch.float64) + 0.5) / 2_000_000
+        s = soft(gate, torch.tensor(logit, dtype=torch.float64), u)
+        assert found == pytest.approx(float((s * (1 - s)).mean()), rel=2e-5)
+
+
+def test_mean_slopes_are_finite_for_extreme_logits():
+    slope = GumbelSigmoid().mean_slope(torch.tensor([-1e30, -500.0, -1e-30, 0.0, 1e-8, 500.0, 1e30]))
+    assert slope is not None
+    assert slope.isfinite().all()
+    assert (slope >= 0).all()
+
+
 def test_compiled_and_eager_give_the_same_bits():
     """In a process of its own: annotations that are checked at run time cannot be compiled."""
     script = """
 import torch
+from torch import nn
+from maskscope.core.blocks import WIDTH, Blocks
 from maskscope.core.gates import GumbelSigmoid
-from maskscope.core.kernels import VECTOR, Kernel
+from maskscope.core.kernels import Kernel, Moments, words
+from maskscope.core.layout import layout
 from maskscope.core.noise import draw
+
+def passes(kernel, blocks, seed):
+    gen = torch.Generator().manual_seed(seed)
+    logits, weights, slopes, mean, square = (torch.randn(blocks.count, WIDTH, generator=gen) * 6 for _ in range(5))
+    keys, stream = (blocks.key0, blocks.key1), words(draw(1, 2, seed % 4, strata=4), blocks.device)
+    gated, again, total, prepared = (blocks.full(0.0) for _ in range(4))
+    kernel.sample_logits(gated, logits, weights, keys, stream)
+    yield "noise and gate", gated
+    prepared.copy_(gate.prepare(logits))
+    kernel.sample(again, prepared, weights, keys, stream)
+    yield "prepared", again
+    assert torch.equal(gated, again)
+    kernel.collect(total, slopes, logits, weights, keys, stream)
+    yield "slope", total
+    scalars = torch.tensor([0.5, 0.1, 3.0, 1.0])
+    kernel.penalise(slopes, logits, torch.tensor(1e-3))
+    yield "penalty", slopes
+    kernel.descend(logits, prepared, Moments(mean, square.abs_()), slopes, scalars)
+    yield "logits", logits
+    yield "prepared after", prepared
+    if gate.mean_slope(logits) is not None:
+        kernel.collect_mean(slopes, logits, weights, torch.tensor(1e-3))
+        yield "mean slope", slopes
 
 for gate in (GumbelSigmoid(), GumbelSigmoid(temperature=0.5)):
     eager, compiled = Kernel(gate, "eager"), Kernel(gate, "compiled")
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        for units in (1, VECTOR, 1000, 3 * VECTOR + 17, 33_000, 50_001, 70_001):
-            logits = torch.randn(units, generator=torch.Generator().manual_seed(units)) * 6
-            for sample in range(2):
-                stream = draw(1, 2, sample, "w", strata=4)
-                assert torch.equal(eager.sample(logits, stream), compiled.sample(logits, stream)), ("sample", units)
-                assert torch.equal(eager.slope(logits, stream), compiled.slope(logits, stream)), ("slope", units)
+        for units in (1, 64, 1000, 33_000, 50_001, 140_001):
+            blocks = Blocks(layout(nn.Linear(1, units)))
+            pairs = zip(passes(eager, blocks, units), passes(compiled, blocks, units), strict=True)
+            for (name, one), (_, other) in pairs:
+                exact = name not in ("mean slope", "logits", "prepared after")
+                if exact:
+                    assert torch.equal(one, other), (name, units)
+                else:
+                    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     assert compiled.compiled, "the compiler failed"
+    assert compiled.compile_seconds > 0
 print("same")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -124,8 +175,16 @@ def test_without_a_compiler_one_warning_says_what_it_costs(monkeypatch):
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
-    kernel, logits, stream = Kernel(GumbelSigmoid(), "compiled"), torch.zeros(VECTOR), draw(0, 0, 0, "w")
+    blocks = Blocks(layout(nn.Linear(10, 10)))
+    stream = words(draw(0, 0, 0), blocks.device)
+
+    def gated(kernel):
+        out = blocks.full(0.0)
+        kernel.sample(out, blocks.full(0.5), blocks.full(1.0), (blocks.key0, blocks.key1), stream)
+        return out
+
+    kernel = Kernel(GumbelSigmoid(), "compiled")
     with pytest.warns(RuntimeWarning, match=r"the same masks, the gate about 7 times slower.*compiler"):
-        first = kernel.sample(logits, stream)
-    assert torch.equal(first, kernel.sample(logits, stream))  # a second warning would be an error
-    assert torch.equal(first, Kernel(GumbelSigmoid(), "eager").sample(logits, stream))
+        first = gated(kernel)
+    assert torch.equal(first, gated(kernel))  # a second warning would be an error
+    assert torch.equal(first, gated(Kernel(GumbelSigmoid(), "eager")))

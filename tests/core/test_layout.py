@@ -189,7 +189,6 @@ def test_a_head_is_one_unit_tied_over_q_k_v_and_o():
 
 def test_a_tied_head_is_learned_with_one_draw_and_the_sum_of_its_gradients():
     """Against autograd over a naive copy of the gate."""
-    from maskscope.core.gates import GumbelSigmoid
     from maskscope.core.learn import learning
     from maskscope.core.noise import draw, uniform
     from maskscope.core.schedules import Schedule
@@ -210,7 +209,7 @@ def test_a_tied_head_is_learned_with_one_draw_and_the_sum_of_its_gradients():
     tied = Layout(
         tuple(Segment(f"layers.{s.parameter}", s.shape, s.view, s.gates, s.offset, s.kind) for s in over.segments)
     )
-    schedule = Schedule(steps=1, samples=1, clip=1e9)
+    schedule = Schedule(steps=1, samples=1, clip=1e9, slope="sampled")
 
     def objective(call, batch):
         return call(batch).square().mean()
@@ -219,9 +218,9 @@ def test_a_tied_head_is_learned_with_one_draw_and_the_sum_of_its_gradients():
     # Adam's first moment after one step is (1 - 0.9) times the gradient.
     found = state.logits.state()["adam_mean"] / 0.1
     logits = torch.full((2,), 2.0, requires_grad=True)
-    u = uniform(torch.arange(2, dtype=torch.int32), *draw(0, 0, 0, tied.spans[0].name))
+    u = uniform(torch.arange(2, dtype=torch.int32), *draw(0, 0, 0).of(tied.spans[0].name))
     soft = torch.sigmoid(logits + torch.log(u) - torch.log1p(-u))
-    gates = (GumbelSigmoid().sample(logits.detach(), u) - soft).detach() + soft
+    gates = ((u > torch.sigmoid(-logits.detach())).float() - soft).detach() + soft
     weights = {
         segment.parameter: segment.gated(network.get_parameter(segment.parameter).detach(), gates)
         for segment in tied.segments

@@ -34,9 +34,9 @@ def batch(step: int, n: int = 12):
         return torch.randn(n, 4), torch.randint(0, 3, (n,))
 
 
-def gradient(model, over, samples, objective=cross_entropy, data=None, strata=False):
+def gradient(model, over, samples, objective=cross_entropy, data=None, *, strata=False, slope="sampled", kernel="auto"):
     """The gradient of the first step, read off Adam's first moment."""
-    schedule = Schedule(steps=1, samples=samples, strata=strata, clip=1e9)
+    schedule = Schedule(steps=1, samples=samples, strata=strata, clip=1e9, slope=slope)
     data = batch if data is None else (lambda _: data)
     (state,) = learning(model, data, objective, layout=over, schedule=schedule, penalty=0.0, seed=7)
     return state.logits.state()["adam_mean"].double() / (1 - 0.9)
@@ -58,7 +58,7 @@ def naive_gradient(model, over, samples):
     logits = torch.full((over.units,), 2.0, dtype=torch.float64, requires_grad=True)
     for k, (part_x, part_y) in enumerate(zip(x.double().tensor_split(samples), y.tensor_split(samples), strict=True)):
         u = torch.cat(
-            [uniform(torch.arange(span.units, dtype=torch.int32), *draw(7, 0, k, span.name)) for span in over.spans]
+            [uniform(torch.arange(span.units, dtype=torch.int32), *draw(7, 0, k).of(span.name)) for span in over.spans]
         ).double()
         soft = torch.sigmoid(logits + torch.log(u) - torch.log1p(-u))
         gates = (soft > 0.5).double() - soft.detach() + soft
@@ -128,8 +128,8 @@ def test_the_same_seed_gives_the_same_mask_and_another_one_does_not(model):
 def test_selecting_less_leaves_the_other_draws_alone(model):
     both = learn_mask(model, batch, cross_entropy, layout=layout(model), schedule=Schedule(steps=1))
     first, one = layout(model), layout(model, ["2.weight"])
-    u_both = [draw(0, 0, 0, span.name) for span in first.spans if span.name == "2.weight"]
-    assert u_both == [draw(0, 0, 0, span.name) for span in one.spans]
+    u_both = [draw(0, 0, 0).of(span.name) for span in first.spans if span.name == "2.weight"]
+    assert u_both == [draw(0, 0, 0).of(span.name) for span in one.spans]
     assert both.mask.layout == first
 
 

@@ -12,7 +12,7 @@ N = 200_000
 
 
 def numbers(seed=0, step=0, sample=0, name="weight", strata=None, n=N):
-    return uniform(torch.arange(n, dtype=torch.int32), *draw(seed, step, sample, name, strata=strata)).double()
+    return uniform(torch.arange(n, dtype=torch.int32), *draw(seed, step, sample, strata=strata).of(name)).double()
 
 
 def chi_square(u: torch.Tensor, bins: int = 256) -> float:
@@ -97,7 +97,7 @@ def test_a_parameter_draws_the_same_whatever_else_is_selected_and_however_long_i
 
 def test_python_integers_agree_with_tensor_arithmetic():
     """A naive re-implementation with Python's unbounded integers."""
-    key0, key1, rotation = draw(3, 5, 1, "w")
+    key0, key1, rotation = draw(3, 5, 1).of("w")
     mask = 0xFFFFFFFF
     for unit in (0, 1, 12345, 2**31 - 1):
         word = (unit * 0x9E3779B1 + key0) & mask
@@ -114,4 +114,4 @@ def test_python_integers_agree_with_tensor_arithmetic():
 @pytest.mark.parametrize("seed", [1.5, None, 2**63])
 def test_a_seed_is_a_whole_number_of_64_bits(seed):
     with pytest.raises(ValueError, match="a seed is a whole number of 64 bits, got"):
-        unwrap(draw)(seed, 0, 0, "weight")
+        unwrap(draw)(seed, 0, 0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Mapping
+import weakref
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from maskscope.core.layout import gated
 from maskscope.core.mask import Mask, expect_mask
@@ -116,25 +116,91 @@ def bake(model: nn.Module, mask: Mask) -> nn.Module:
     return pruned
 
 
+class Swap:
+    """Other tensors in place of some of a network's parameters, for the length of a ``with`` block; may nest.
+
+    Parameters that the network holds under several names are replaced under all of them, and every module gets its own
+    Parameter objects back.
+
+    Examples:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> with Swap(model, {"weight": torch.ones(1, 2)}):
+        ...     model(torch.ones(1, 2)).item()
+        2.0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tensors: Mapping[str, Tensor],
+        forwards: Mapping[nn.Module, Callable[..., Any]] | None = None,
+    ) -> None:
+        """Look up where the parameters live; nothing is replaced yet.
+
+        Args:
+            model: The network.
+            tensors: What stands in for its parameters, by their names.
+            forwards: What stands in for the forward methods of some of its modules.
+        """
+        by_identity = {id(p): tensors[name] for name, p in model.named_parameters() if name in tensors}
+        modules = list(model.modules())
+        self._sites = [
+            (home, name, by_identity[id(parameter)], parameter)
+            for home in map(_home, modules)
+            for name, parameter in home.items()
+            if parameter is not None and id(parameter) in by_identity
+        ]
+        self._recurrent = [(module, *_flat(module)) for module in modules if isinstance(module, nn.RNNBase)]
+        self._forwards = dict(forwards or {})
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        """Replace them."""
+        self._depth += 1
+        if self._depth == 1:
+            for home, name, tensor, _parameter in self._sites:
+                home[name] = cast("nn.Parameter", tensor)
+            for module, forward in self._forwards.items():
+                vars(module)["forward"] = forward
+            for module, _weights, _references in self._recurrent:
+                _set_flat(module, *_flat(module))
+
+    def __exit__(self, *error: object) -> None:
+        """Put the network's own back."""
+        self._depth -= 1
+        if self._depth == 0:
+            for home, name, _tensor, parameter in self._sites:
+                home[name] = parameter
+            for module in self._forwards:
+                del vars(module)["forward"]
+            for module, weights, references in self._recurrent:
+                _set_flat(module, weights, references)
+
+
 def call_with(model: nn.Module, weights: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
     """Call a network with other tensors in place of some parameters, and leave nothing behind in it."""
-    try:
-        return functional_call(model, dict(weights), args, kwargs)
-    finally:
-        forget_replaced(model)
+    with Swap(model, weights):
+        return model(*args, **kwargs)
 
 
-def forget_replaced(model: nn.Module) -> None:
-    """Make recurrent layers let go of tensors that stood in for their parameters.
+def _home(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """Where a module keeps its parameters: a tensor that is no Parameter can only be put in here."""
+    return module._parameters  # pyright: ignore[reportPrivateUsage]
 
-    torch's RNNs keep a list of their weights beside the parameters and refresh it only at the next call; until then
-    it would hold the gated tensors (memory, and deepcopy or pickle of the network fail). Assigning a parameter to its
-    own name refreshes the list.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.RNNBase):
-            for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-                setattr(module, name, parameter)
+
+# torch's recurrent layers keep a list of their weights beside the parameters, with weak references by which they notice
+# that parameters were replaced. Left alone it would outlive the swap: the layer would go on with the tensors that stood
+# in, or miss that they are back.
+
+
+def _flat(module: nn.RNNBase) -> tuple[list[Tensor], list[Any]]:
+    weights = [getattr(module, name) for name in module._flat_weights_names]  # pyright: ignore[reportPrivateUsage]
+    return weights, [weakref.ref(weight) for weight in weights]
+
+
+def _set_flat(module: nn.RNNBase, weights: list[Tensor], references: list[Any]) -> None:
+    module._flat_weights = weights  # pyright: ignore[reportPrivateUsage]
+    module._flat_weight_refs = references  # pyright: ignore[reportPrivateUsage]
 
 
 def _check(model: nn.Module, mask: object) -> None:

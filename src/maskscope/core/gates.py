@@ -15,7 +15,7 @@ from maskscope.core.noise import logistic
 
 @runtime_checkable
 class Gate(Protocol):
-    """Elementwise functions of (logit, uniform noise), from which learning is put together.
+    """Elementwise functions of logits and uniform noise, from which learning is put together.
 
     Laws, checked for every gate by ``tests/contracts``: samples lie in [0, 1]; ``slope`` is the derivative of the
     gate's soft value; ``harden`` is the limit of ``sample``: what is kept has probability above 1/2; the penalty is
@@ -27,27 +27,35 @@ class Gate(Protocol):
         """Logits above it are kept."""
         ...
 
-    def sample(self, logits: Float32[Tensor, " n"], uniform: Float32[Tensor, " n"]) -> Float32[Tensor, " n"]:
-        """Gate values for one draw of the noise."""
+    def prepare(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
+        """What sampling needs of a logit: computed once a step, however many samples it has."""
         ...
 
-    def slope(self, logits: Float32[Tensor, " n"], uniform: Float32[Tensor, " n"]) -> Float32[Tensor, " n"]:
+    def sample(self, prepared: Float32[Tensor, "*n"], uniform: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
+        """Gate values for one draw of the noise, from prepared logits."""
+        ...
+
+    def slope(self, logits: Float32[Tensor, "*n"], uniform: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
         """Derivative of the gate with respect to its logit, as used in backward."""
         ...
 
-    def probability(self, logits: Float32[Tensor, " n"]) -> Float32[Tensor, " n"]:
+    def mean_slope(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"] | None:
+        """The mean of ``slope`` over the noise, where there is a closed form; None where there is not."""
+        ...
+
+    def probability(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
         """Probability that a sample is kept."""
         ...
 
-    def harden(self, logits: Float32[Tensor, " n"], layout: Layout) -> Bool[Tensor, " n"]:
+    def harden(self, logits: Float32[Tensor, "*n"], layout: Layout) -> Bool[Tensor, " n"]:
         """What is kept: the only place where that is decided."""
         ...
 
-    def penalty(self, logits: Float32[Tensor, " n"]) -> Float32[Tensor, " n"]:
+    def penalty(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
         """What each unit costs, before the penalty's weight."""
         ...
 
-    def penalty_slope(self, logits: Float32[Tensor, " n"]) -> Float32[Tensor, "*n"]:
+    def penalty_slope(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "..."]:
         """Derivative of the penalty; may be a scalar tensor where it is the same everywhere."""
         ...
 
@@ -68,7 +76,7 @@ class GumbelSigmoid:
 
     Examples:
         >>> gate = GumbelSigmoid()
-        >>> gate.sample(torch.tensor([0.0, 0.0, 3.0]), torch.tensor([0.4, 0.6, 0.4]))
+        >>> gate.sample(gate.prepare(torch.tensor([0.0, 0.0, 3.0])), torch.tensor([0.4, 0.6, 0.4]))
         tensor([0., 1., 1.])
     """
 
@@ -86,11 +94,15 @@ class GumbelSigmoid:
         """Zero: more likely kept than not."""
         return 0.0
 
-    def sample(self, logits: Float32[Tensor, " n"], uniform: Float32[Tensor, " n"]) -> Float32[Tensor, " n"]:
-        """Hard samples: 1 where u > sigmoid(-l)."""
-        return (uniform > torch.sigmoid(-logits)).to(torch.float32)
+    def prepare(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
+        """The probability sigmoid(-l) that a sample is 0."""
+        return torch.sigmoid(-logits)
 
-    def slope(self, logits: Float32[Tensor, " n"], uniform: Float32[Tensor, " n"]) -> Float32[Tensor, " n"]:
+    def sample(self, prepared: Float32[Tensor, "*n"], uniform: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
+        """Hard samples: 1 where u > sigmoid(-l)."""
+        return (uniform > prepared).to(torch.float32)
+
+    def slope(self, logits: Float32[Tensor, "*n"], uniform: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
         """Derivative s (1 - s) / temperature of the soft sample.
 
         At temperature 1 without logarithms: s = pu / (pu + q(1 - u)) with p = sigmoid(l), q = sigmoid(-l); q and not
@@ -104,18 +116,37 @@ class GumbelSigmoid:
         noisy = (logits + logistic(uniform)) * (1 / self.temperature)
         return torch.sigmoid(noisy) * torch.sigmoid(-noisy) * (1 / self.temperature)
 
-    def probability(self, logits: Float32[Tensor, " n"]) -> Float32[Tensor, " n"]:
+    def mean_slope(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"] | None:
+        r"""The density of the sum of two logistic variables, at temperature 1; no closed form is known to us elsewhere.
+
+        s is the probability that a second logistic variable lies below l + log(u / (1 - u)), so its mean over u is the
+        distribution function of their sum (or difference), and the mean of ds/dl its density: with t = \|l\| / 2,
+        (t coth t - 1) / (2 sinh(t)^2), written with e = exp(-2t) to keep it finite.
+        """
+        if self.temperature != 1.0:
+            return None
+        size = logits.abs()
+        near = size < 0.5
+        t = torch.where(near, 1.0, size * 0.5)
+        e = torch.exp(-2 * t)
+        rest = 1 - e
+        far = 2 * e * (t * (1 + e) / rest - 1) / (rest * rest)
+        square = size * size * 0.25
+        # Close to 0 the quotient cancels; the series is 1/6 (1 - 2/5 t^2 + 2/21 t^4 - ...).
+        return torch.where(near, 1 / 6 + square * (square * (1 / 63) - 1 / 15), far)
+
+    def probability(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
         """sigmoid(l)."""
         return torch.sigmoid(logits)
 
-    def harden(self, logits: Float32[Tensor, " n"], layout: Layout) -> Bool[Tensor, " n"]:  # noqa: ARG002 - other gates rank within the layout's tensors
+    def harden(self, logits: Float32[Tensor, "*n"], layout: Layout) -> Bool[Tensor, " n"]:  # noqa: ARG002 - other gates rank within the layout's tensors
         """Kept where the logit is positive."""
         return logits > self.threshold
 
-    def penalty(self, logits: Float32[Tensor, " n"]) -> Float32[Tensor, " n"]:
+    def penalty(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
         """The logit itself: linear and unbounded below, as in the published code."""
         return logits
 
-    def penalty_slope(self, logits: Float32[Tensor, " n"]) -> Float32[Tensor, "*n"]:
+    def penalty_slope(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "..."]:
         """One everywhere."""
         return torch.ones((), dtype=logits.dtype, device=logits.device)

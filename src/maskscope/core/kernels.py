@@ -1,38 +1,59 @@
-"""Noise and gate as one fused pass over the logits; compiled where it pays, with identical bits either way."""
+"""Noise, gate and gradient as fused passes over rows of units; compiled where it pays, with identical bits either way."""
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from maskscope.core.blocks import WIDTH, Rows
 from maskscope.core.gates import Gate
 from maskscope.core.noise import Draw, uniform
 
 Mode = Literal["auto", "compiled", "eager"]
 
-BLOCK = 1 << 15
-"""Units per eager block: the dozen temporaries stay in the second-level cache, and torch does not cut it among threads
+BLOCK = 512
+"""Rows per eager piece: the dozen temporaries stay in the second-level cache, and torch does not cut it among threads
 (a cut off the vector's border gives other last bits there)."""
 
-VECTOR = 64
-"""The compiled kernel gets a multiple of this many units; the compiler's scalar tail loop uses another exp than its
-vector loop (last bit differs), so the remainder always runs eagerly."""
-
 _SAVED_PER_UNIT = 1.6e-8
-"""Seconds the compiled pass saves per unit, sample and step (sample and slope, measured on 2 cores)."""
+"""Seconds the compiled passes save per unit, sample and step (measured on 2 cores)."""
 _COMPILE_SECONDS = 15.0
 """What compiling costs at the first use on a machine; later processes read it from torch's cache in about 3 s."""
 
-_Pass = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# The compiler would otherwise cut a long chain of arithmetic in two and store what lies between.
+_ONE_PASS: dict[str, str | int | bool | Callable[..., Any]] = {
+    f"realize_{what}_threshold": 1 << 20 for what in ("opcount", "reads", "acc_reads")
+}
+
+BETAS = (0.9, 0.999)
+"""Adam's decay rates: torch's defaults, as published."""
+_EPSILON = 1e-8
+
+Keys = tuple[Int32[Tensor, "rows 1"], Int32[Tensor, "rows 1"]]
+Words = Int32[Tensor, " 3"]
+_Pass = Callable[..., None]
+
+
+class Moments(NamedTuple):
+    """Adam's moments, in rows."""
+
+    mean: Rows
+    square: Rows
+
+
+def words(stream: Draw, device: torch.device) -> Words:
+    """A stream's key words and rotation on a device."""
+    return torch.tensor(stream, dtype=torch.int32, device=device)
 
 
 class Kernel:
-    """A gate's ``sample`` and ``slope`` with their noise, over a run of units.
+    """The passes of a step. Each goes over rows once and changes its first argument in place.
 
     Args:
         gate: The gate.
@@ -40,10 +61,16 @@ class Kernel:
         work: Units times samples times steps to come; used by ``auto``.
 
     Examples:
+        >>> from maskscope.core.blocks import Blocks
         >>> from maskscope.core.gates import GumbelSigmoid
+        >>> from maskscope.core.layout import layout
         >>> from maskscope.core.noise import draw
-        >>> Kernel(GumbelSigmoid()).sample(torch.zeros(4), draw(0, 0, 0, "weight"))
-        tensor([0., 0., 1., 0.])
+        >>> blocks = Blocks(layout(torch.nn.Linear(2, 2)))
+        >>> gated, prepared, weights = blocks.full(0.0), blocks.full(0.5), blocks.full(5.0)
+        >>> stream = words(draw(0, 0, 0), blocks.device)
+        >>> Kernel(GumbelSigmoid()).sample(gated, prepared, weights, (blocks.key0, blocks.key1), stream)
+        >>> gated.view(-1)[:4]
+        tensor([0., 0., 0., 5.])
     """
 
     def __init__(self, gate: Gate, mode: Mode = "auto", work: float = 0.0) -> None:
@@ -51,37 +78,60 @@ class Kernel:
         self.gate = gate
         worth_it = work * _SAVED_PER_UNIT > _COMPILE_SECONDS
         self.compiled = mode == "compiled" or (mode == "auto" and worth_it)
+        self.compile_seconds = 0.0
+        """Spent on compiling so far."""
+        self._functions = _functions(gate)
         self._passes: dict[str, _Pass] = {}
 
-    def sample(self, logits: Float32[Tensor, " units"], stream: Draw) -> Float32[Tensor, " units"]:
-        """Gate values of a run of units."""
-        return self._run("sample", self.gate.sample, logits, stream)
+    def sample(self, out: Rows, prepared: Rows, weights: Rows, keys: Keys, stream: Words) -> None:
+        """Weights times gates, for one draw of the noise; from prepared logits."""
+        self._run("sample", (out, prepared, weights, *keys), stream)
 
-    def slope(self, logits: Float32[Tensor, " units"], stream: Draw) -> Float32[Tensor, " units"]:
-        """Derivatives of the same sample; the noise is drawn again, not stored."""
-        return self._run("slope", self.gate.slope, logits, stream)
+    def sample_logits(self, out: Rows, logits: Rows, weights: Rows, keys: Keys, stream: Words) -> None:
+        """The same from the logits themselves: more arithmetic, less memory."""
+        self._run("sample_logits", (out, logits, weights, *keys), stream)
 
-    def _run(self, which: str, function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, stream: Draw) -> Tensor:
-        count, done = logits.shape[0], 0
-        pieces: list[Tensor] = []
-        if self.compiled and count >= VECTOR:
-            whole = count - count % VECTOR
-            piece = self._compiled_or_none(which, function, logits[:whole], stream)
-            if piece is not None:
-                pieces, done = [piece], whole
-        for start in range(done, count, BLOCK):
-            stop = min(start + BLOCK, count)
-            index = torch.arange(start, stop, dtype=torch.int32, device=logits.device)
-            pieces.append(function(logits[start:stop], uniform(index, *stream)))
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    def collect_mean(self, gradient: Rows, logits: Rows, weights: Rows, penalty: Float32[Tensor, ""]) -> None:
+        """d(loss)/d(gated weight), summed over samples, becomes d(loss + penalty)/d(logit), by the gate's mean slope."""
+        self._run("collect_mean", (gradient, logits, weights), penalty)
 
-    def _compiled_or_none(
-        self, which: str, function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, stream: Draw
-    ) -> Tensor | None:
-        """The compiled pass; where the compiler fails, None, one warning, and eager from then on."""
-        words = [torch.tensor(word, dtype=torch.int32, device=logits.device) for word in stream]
+    def collect(self, out: Rows, gradient: Rows, logits: Rows, weights: Rows, keys: Keys, stream: Words) -> None:
+        """Add one sample's d(loss)/d(logit), by the gate's slope at the noise it had: drawn again, not stored."""
+        self._run("collect", (out, gradient, logits, weights, *keys), stream)
+
+    def penalise(self, gradient: Rows, logits: Rows, penalty: Float32[Tensor, ""]) -> None:
+        """Add the slope of the penalty."""
+        self._run("penalise", (gradient, logits), penalty)
+
+    def descend(
+        self, logits: Rows, prepared: Rows | None, moments: Moments, gradient: Rows, scalars: Float32[Tensor, " 4"]
+    ) -> None:
+        """One step of Adam down the gradient, and the new logits prepared.
+
+        ``scalars``: what the gradient is multiplied with (the clip), the learning rate over the first moment's
+        correction, one over the root of the second's, and 0 if the step is not to be taken.
+        """
+        if prepared is None:
+            self._run("descend", (logits, *moments, gradient), scalars)
+        else:
+            self._run("descend_and_prepare", (logits, prepared, *moments, gradient), scalars)
+
+    def _run(self, which: str, rows: tuple[Tensor, ...], last: Tensor) -> None:
+        if self.compiled and self._compiled(which, (*rows, last)):
+            return
+        count = rows[0].shape[0]
+        for start in range(0, count, BLOCK):
+            pieces = (tensor[start : start + BLOCK] for tensor in rows)
+            self._functions[which](*pieces, last)
+
+    def _compiled(self, which: str, arguments: tuple[Any, ...]) -> bool:
+        """Run the compiled pass; where the compiler fails, one warning, and eager from then on."""
+        new = which not in self._passes
+        start = time.perf_counter()
         try:
-            return self._fused(which, function)(logits, words[0], words[1], words[2])
+            if new:
+                self._passes[which] = torch.compile(self._functions[which], dynamic=True, options=_ONE_PASS)
+            self._passes[which](*arguments)
         except Exception as error:
             warnings.warn(
                 f"torch.compile does not work here ({type(error).__name__}); going on without it: the same masks, the "
@@ -90,14 +140,63 @@ class Kernel:
                 stacklevel=2,
             )
             self.compiled = False
-            return None
+            return False
+        if new:
+            self.compile_seconds += time.perf_counter() - start
+        return True
 
-    def _fused(self, which: str, function: Callable[[Tensor, Tensor], Tensor]) -> _Pass:
-        if which not in self._passes:
 
-            def whole(logits: Tensor, key0: Tensor, key1: Tensor, rotation: Tensor) -> Tensor:
-                index = torch.arange(logits.shape[0], dtype=torch.int32, device=logits.device)
-                return function(logits, uniform(index, key0, key1, rotation))
+def _noise(key0: Tensor, key1: Tensor, stream: Tensor) -> Tensor:
+    index = torch.arange(WIDTH, dtype=torch.int32, device=key0.device)
+    return uniform(index, key0 + stream[0], key1 ^ stream[1], stream[2])
 
-            self._passes[which] = torch.compile(whole, dynamic=True)
-        return self._passes[which]
+
+def _functions(gate: Gate) -> dict[str, _Pass]:
+    """What each pass does to a piece of rows."""
+
+    def sample(out: Tensor, prepared: Tensor, weights: Tensor, *noise: Tensor) -> None:
+        out.copy_(gate.sample(prepared, _noise(*noise)) * weights)
+
+    def sample_logits(out: Tensor, logits: Tensor, weights: Tensor, *noise: Tensor) -> None:
+        out.copy_(gate.sample(gate.prepare(logits), _noise(*noise)) * weights)
+
+    def collect_mean(gradient: Tensor, logits: Tensor, weights: Tensor, penalty: Tensor) -> None:
+        slope = gate.mean_slope(logits)
+        assert slope is not None
+        gradient.copy_(gradient * weights * slope + gate.penalty_slope(logits) * penalty)
+
+    def collect(out: Tensor, gradient: Tensor, logits: Tensor, weights: Tensor, *noise: Tensor) -> None:
+        out.copy_(out + gradient * weights * gate.slope(logits, _noise(*noise)))
+
+    def penalise(gradient: Tensor, logits: Tensor, penalty: Tensor) -> None:
+        gradient.copy_(gradient + gate.penalty_slope(logits) * penalty)
+
+    def descend(logits: Tensor, mean: Tensor, square: Tensor, gradient: Tensor, scalars: Tensor) -> None:
+        new = _adam(logits, mean, square, gradient, scalars)
+        for old, value in zip((logits, mean, square), new, strict=True):
+            old.copy_(value)
+
+    def descend_and_prepare(logits: Tensor, prepared: Tensor, mean: Tensor, square: Tensor, *rest: Tensor) -> None:
+        new = _adam(logits, mean, square, *rest)
+        for old, value in zip((logits, mean, square), new, strict=True):
+            old.copy_(value)
+        prepared.copy_(gate.prepare(new[0]))
+
+    passes = (sample, sample_logits, collect_mean, collect, penalise, descend, descend_and_prepare)
+    return {function.__name__: function for function in passes}
+
+
+def _adam(
+    logits: Tensor, mean: Tensor, square: Tensor, gradient: Tensor, scalars: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits and moments after a step. Source: Kingma and Ba 2015, algorithm 1, as torch has it."""
+    clipped = gradient * scalars[0]
+    new_mean = mean + (clipped - mean) * (1 - BETAS[0])
+    new_square = square + (clipped * clipped - square) * (1 - BETAS[1])
+    move = new_mean * scalars[1] / (new_square.sqrt() * scalars[2] + _EPSILON)
+    fine = scalars[3] > 0
+    return (
+        torch.where(fine, logits - move, logits),
+        torch.where(fine, new_mean, mean),
+        torch.where(fine, new_square, square),
+    )

@@ -17,10 +17,11 @@ from maskscope.core.layout import Layout
 from maskscope.core.layout import layout as lay_out
 from maskscope.core.learned import Learned, Reading, State, finish, is_reading, origin_of, read
 from maskscope.core.logits import Logits
+from maskscope.core.modes import evaluating
 from maskscope.core.noise import draw
 from maskscope.core.objectives import Objective, Weighed
 from maskscope.core.schedules import FAST, Schedule
-from maskscope.core.step import descent
+from maskscope.core.step import Step
 
 PENALTY = 1e-4 / 128
 """Default weight of the summed logits. Source: the paper's 1e-4 over its batch of 128 (LSTM and add-mul)."""
@@ -110,17 +111,19 @@ def learning(
     logits = resume or Logits(layout, schedule, weights[layout.names[0]].device)
     _check_resume(logits, layout, schedule, repr((seed, penalty, gate)))
     weigh = objective.weigh if isinstance(objective, Weighed) else None
-    start, looks = logits.step, 1 if logits.values.is_cpu else _CHECK_EVERY
+    start, looks = logits.step, 1 if logits.device.type == "cpu" else _CHECK_EVERY
     fused = Kernel(gate, kernel, float(schedule.steps * layout.units * schedule.samples))
-    good = torch.zeros((), dtype=torch.int64, device=logits.values.device)
-    fine = torch.ones((), dtype=torch.bool, device=logits.values.device)
+    step_over = Step(model, objective, weights=weights, logits=logits, kernel=fused, penalty=penalty)
+    good = torch.zeros((), dtype=torch.int64, device=logits.device)
+    fine = torch.ones((), dtype=torch.bool, device=logits.device)
     for step, batch in zip(range(start, schedule.steps), stream(batches, start), strict=False):
-        logits.grad.zero_()
-        loss = torch.zeros((), dtype=torch.float32, device=logits.values.device)
-        for part in cut(batch, schedule.samples, split, weigh):
-            noise = [draw(seed, step, part.sample, span.name, strata=schedule.strata_of_step) for span in layout.spans]
-            loss += descent(model, objective, part, weights=weights, logits=logits, kernel=fused, noise=noise)
-        fine = logits.descend(gate, penalty, fine & loss.isfinite())
+        loss = torch.zeros((), dtype=torch.float32, device=logits.device)
+        step_over.begin()
+        with evaluating(model):
+            for part in cut(batch, schedule.samples, split, weigh):
+                loss += step_over.run(part, draw(seed, step, part.sample, strata=schedule.strata_of_step))
+        step_over.finish()
+        fine = logits.descend(fused, fine & loss.isfinite())
         good += fine
         if ((step + 1) % looks == 0 or step + 1 == schedule.steps) and not bool(fine):
             logits.step = start + int(good)

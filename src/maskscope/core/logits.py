@@ -1,4 +1,4 @@
-"""The trainable state of one mask: a flat vector of logits and its optimiser."""
+"""The trainable state of one mask: logits in rows, and their optimiser."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
+from maskscope.core.blocks import LARGE, Blocks, Rows
 from maskscope.core.gates import Gate
+from maskscope.core.kernels import BETAS, Kernel, Moments
 from maskscope.core.layout import Layout
 from maskscope.core.schedules import Schedule
 
@@ -23,51 +25,79 @@ class Logits:
         tensor([2., 2., 2., 2., 2., 2.])
     """
 
-    def __init__(self, layout: Layout, schedule: Schedule, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        schedule: Schedule,
+        device: torch.device | str = "cpu",
+        *,
+        low_memory: bool = False,
+    ) -> None:
         """Every logit at ``schedule.init``."""
         self.layout = layout
         self.schedule = schedule
+        self.low_memory = low_memory
+        """Keep nothing that can be computed again: 24 bytes a weight instead of 28 (32 for small parameters)."""
         self.step = 0
         self.begun_with = ""
         """Seed, penalty and gate of the learning that moves them, as text; set at its first step."""
-        self.values: Float32[Tensor, " units"] = torch.full(
-            (layout.units,), schedule.init, dtype=torch.float32, device=device
-        )
-        self.grad: Float32[Tensor, " units"] = torch.zeros_like(self.values)
-        self.values.grad = self.grad
-        self._adam = torch.optim.Adam([self.values], lr=schedule.learning_rate, fused=True)
-        self._adam.grad_scale = None  # pyright: ignore[reportAttributeAccessIssue]
+        self.blocks = Blocks(layout, device, large=1 << 14 if low_memory else LARGE)
+        self.rows: Rows = self.blocks.full(schedule.init)
+        self.gradient: Rows = self.blocks.full(0.0)
+        """d(loss + penalty)/d(logit) of the step; learning fills it, ``descend`` uses it up."""
+        self.prepared: Rows | None = None
+        """What the gate's samples need of the logits; kept up to date by ``descend``."""
+        self._moments = Moments(self.blocks.full(0.0), self.blocks.full(0.0))
 
-    def descend(self, gate: Gate, penalty: float, fine: Bool[Tensor, ""]) -> Bool[Tensor, ""]:
-        """Add the penalty to the collected gradient, clip it and take one Adam step.
+    def prepare(self, gate: Gate) -> None:
+        """Before the first step: what the gate's samples need."""
+        if not self.low_memory:
+            self.prepared = gate.prepare(self.rows)
+
+    @property
+    def values(self) -> Float32[Tensor, " units"]:
+        """The logits in the layout's order; a copy."""
+        return self.blocks.gather(self.rows)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.rows.device
+
+    def descend(self, kernel: Kernel, fine: Bool[Tensor, ""]) -> Bool[Tensor, ""]:
+        """Clip the gradient and take one step of Adam.
 
         Nothing is taken where the loss or the gradient is not finite; that is decided on the device.
 
         Args:
-            gate: Whose penalty is meant.
-            penalty: Added to the mean loss per unit of summed penalty; no other scaling.
+            kernel: Whose passes to use.
             fine: Whether all went well so far.
 
         Returns:
             Whether it still does.
         """
-        self.grad.add_(gate.penalty_slope(self.values) * penalty)
-        norm = torch.linalg.vector_norm(self.grad)
+        for unused in self.blocks.unused:
+            self.gradient.view(-1)[unused].zero_()
+        norm = torch.linalg.vector_norm(self.gradient)
         fine = fine & norm.isfinite()
-        self.grad.mul_(torch.clamp(self.schedule.clip / (norm + 1e-6), max=1.0))
-        # What torch's gradient scaler sets to skip a step on the device: neither values nor moments change.
-        self._adam.found_inf = (~fine).to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
-        self._adam.step()
+        clip = torch.clamp(self.schedule.clip / (norm + 1e-6), max=1.0)
+        first, second = (1 - beta ** (self.step + 1) for beta in BETAS)
+        rates = torch.tensor(
+            [self.schedule.rate(self.step) / first, second**-0.5], dtype=torch.float32, device=self.device
+        )
+        scalars = torch.cat([clip.view(1), rates, fine.view(1)])
+        kernel.descend(self.rows, self.prepared, self._moments, self.gradient, scalars)
         self.step += 1
         return fine
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on bit for bit, as tensors."""
-        moments = self._adam.state[self.values]
-        state = {"logits": self.values, "step": torch.tensor(self.step)}
-        if moments:
-            state |= {"adam_mean": moments["exp_avg"], "adam_square": moments["exp_avg_sq"]}
-        return {name: tensor.detach().clone() for name, tensor in state.items()}
+        return {
+            "logits": self.values,
+            "step": torch.tensor(self.step),
+            "adam_mean": self.blocks.gather(self._moments.mean),
+            "adam_square": self.blocks.gather(self._moments.square),
+        }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over what ``state`` returned.
@@ -75,16 +105,16 @@ class Logits:
         Raises:
             ValueError: Another number of units.
         """
-        if state["logits"].shape != self.values.shape:
+        if state["logits"].shape != (self.layout.units,):
             raise ValueError(
                 f"the checkpoint holds {state['logits'].shape[0]} logits, this layout has {self.layout.units} units; "
                 "it belongs to another selection or granularity"
             )
-        self.values.copy_(state["logits"])
         self.step = int(state["step"])
-        if "adam_mean" in state:
-            self._adam.state[self.values] = {
-                "step": torch.tensor(float(self.step), device=self.values.device),
-                "exp_avg": state["adam_mean"].to(self.values.device, copy=True),
-                "exp_avg_sq": state["adam_square"].to(self.values.device, copy=True),
-            }
+        for name, rows in (
+            ("logits", self.rows),
+            ("adam_mean", self._moments.mean),
+            ("adam_square", self._moments.square),
+        ):
+            for span in self.layout.spans:
+                self.blocks.own(rows, span).copy_(span.own(state[name]))

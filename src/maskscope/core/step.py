@@ -1,104 +1,267 @@
-"""One part of a step: run it under one sample of the mask, and bring the gradient back to the logits."""
+"""A step of learning: gated weights as leaves of the graph, refilled for each part, and what their gradients become."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from maskscope.core.apply import call_with, forget_replaced
+from maskscope.core.apply import Swap
 from maskscope.core.batches import Part
-from maskscope.core.kernels import Kernel
+from maskscope.core.blocks import WIDTH, Rows, Run
+from maskscope.core.gates import Gate
+from maskscope.core.kernels import Kernel, words
+from maskscope.core.layout import Segment, Span
 from maskscope.core.logits import Logits
-from maskscope.core.modes import evaluating
-from maskscope.core.noise import Draw
+from maskscope.core.noise import Draw, uniform
 from maskscope.core.objectives import Objective
+from maskscope.core.products import Collecting, forwards
 
 
-def descent(
-    model: nn.Module,
-    objective: Objective,
-    part: Part,
-    *,
-    weights: Mapping[str, Tensor],
-    logits: Logits,
-    kernel: Kernel,
-    noise: Sequence[Draw],
-) -> Tensor:
-    """Run one part under one sample and add its share of d(loss)/d(logit) to the gradient; returns its share of the loss.
+class _Direct(NamedTuple):
+    """A float32 parameter with one unit per weight: gated in the rows themselves, its gradient collected there."""
 
-    The gated weights are leaves of the graph: backward ends there. With g their gradient, a logit gets the sum of
-    g * weight over its unit's weights, times the gate's slope.
+    name: str
+    leaf: Tensor
+    gradient: Tensor
+
+
+class _Shaped(NamedTuple):
+    """Any other parameter: gates drawn in the rows are broadcast over its view, its gradient is summed over units."""
+
+    segment: Segment
+    span: Span
+    weight: Tensor
+    leaf: Tensor
+    gates: Tensor
+    logits: Tensor
+    gradient: Tensor
+    """Its place in the rows, for what the gate's mean slope is still to be multiplied with."""
+    total: Tensor | None
+    """What its own samples' slopes have been multiplied with; None where the mean slope is used."""
+
+    def fill(self) -> None:
+        """The leaf becomes weight times gates."""
+        gates = self.gates.to(self.weight.device, self.weight.dtype).view(self.segment.gates)
+        torch.mul(self.weight, gates, out=self.leaf.detach().view(self.segment.view))
+
+    def collect(self, gate: Gate, stream: Draw) -> None:
+        """The leaf's gradient is summed over each unit's weights and kept."""
+        found, self.leaf.grad = self.leaf.grad, None
+        if found is None:
+            return
+        found = found.to_dense() if found.is_sparse else found
+        summed = self.segment.collected(found.reshape(self.segment.view) * self.weight).to(self.gradient)
+        if self.total is None:
+            self.gradient.add_(summed)
+        else:
+            index = torch.arange(self.span.units, dtype=torch.int32, device=self.logits.device)
+            self.total.add_(summed * gate.slope(self.logits, uniform(index, *stream.of(self.span.name))))
+
+
+class _Pass(NamedTuple):
+    """A run of rows in every array of a step."""
+
+    gated: Rows
+    gradient: Rows
+    total: Rows
+    logits: Rows
+    prepared: Rows | None
+    weights: Rows
+    keys: tuple[Tensor, Tensor]
+
+
+class Step:
+    """The work of one step over a network, with buffers that last from step to step.
+
+    With g the gradient of a gated weight, a logit gets the sum of g * weight over its unit's weights, times the gate's
+    slope: the mean slope once, after the last part, or each sample's own (``schedule.slope``; always for units of more
+    than one weight).
+
+    Args:
+        model: Any network.
+        objective: Its mean loss on a batch.
+        weights: All its parameters, detached.
+        logits: What is learned.
+        kernel: The passes over rows.
+        penalty: Added to the mean loss per unit of summed gate penalty.
     """
-    values = logits.values.detach()
-    leaves: dict[str, Tensor] = {}
-    for span, stream_key in zip(logits.layout.spans, noise, strict=True):
-        gates = kernel.sample(span.own(values), stream_key)
-        for segment in span.segments:
-            leaves[segment.parameter] = segment.gated(weights[segment.parameter], gates).requires_grad_()
-    loss = _backward(model, {**weights, **leaves}, objective, part)
-    unused = [name for name, leaf in leaves.items() if leaf.grad is None]
-    if len(unused) == len(leaves):
-        raise ValueError(
-            "the loss does not depend on any masked weight: is the network's output detached, or read from layers that "
-            "the layout leaves out? layout.table() says what is masked"
-        )
-    if unused and logits.step == 0 and part.sample == 0:
-        warnings.warn(
-            f"{len(unused)} of {len(leaves)} masked parameters take no part in the loss, first {unused[0]!r}; their units "
-            "will be removed. If they should: gradient checkpointing needs use_reentrant=False",
-            stacklevel=4,
-        )
-    for span, stream_key in zip(logits.layout.spans, noise, strict=True):
-        grads = [(segment, leaves[segment.parameter].grad) for segment in span.segments]
-        per_unit = [
-            segment.collected((grad.to_dense() if grad.is_sparse else grad) * weights[segment.parameter])
-            for segment, grad in grads
-            if grad is not None
-        ]
-        if per_unit:
-            total = torch.stack([unit.to(values) for unit in per_unit]).sum(0) if len(per_unit) > 1 else per_unit[0]
-            span.own(logits.grad).add_(kernel.slope(span.own(values), stream_key).mul_(total.to(values)))
-    return loss.to(values)
 
-
-def _backward(model: nn.Module, tensors: Mapping[str, Tensor], objective: Objective, part: Part) -> Tensor:
-    """The part's share of the loss, after backward, with other tensors in place of the network's parameters.
-
-    They are swapped in for the calls that the objective makes, not for the objective as a whole: it may call the
-    network itself (a distillation loss does) and then sees it as it is. They are swapped in again for backward, since
-    gradient checkpointing runs the network a second time there.
-    """
-
-    def network(*args: Any, **kwargs: Any) -> Any:
-        return call_with(model, tensors, *args, **kwargs)
-
-    with evaluating(model), torch.enable_grad():
-        loss = objective(network, part.batch)
-        _check_loss(loss)
-        share = loss * part.share
-        swapped = _Swapped(model)
-        swapped.training = model.training
-        try:
-            functional_call(swapped, {f"model.{name}": tensor for name, tensor in tensors.items()}, (share,))
-        finally:
-            forget_replaced(model)
-    return share.detach()
-
-
-class _Swapped(nn.Module):
-    """Runs backward from inside ``functional_call`` on a network."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        *,
+        weights: Mapping[str, Tensor],
+        logits: Logits,
+        kernel: Kernel,
+        penalty: float,
+    ) -> None:
+        """Allocate everything."""
         self.model = model
+        self.objective = objective
+        self.logits = logits
+        self.kernel = kernel
+        blocks, device = logits.blocks, logits.device
+        self.penalty = torch.tensor(penalty, dtype=torch.float32, device=device)
+        self.mean = logits.schedule.slope == "mean" and kernel.gate.mean_slope(logits.rows[:1]) is not None
+        logits.prepare(kernel.gate)
+        gated = blocks.full(0.0)
+        self.gradient = logits.gradient if self.mean else blocks.full(0.0)
+        self.direct: list[_Direct] = []
+        self.shaped: list[_Shaped] = []
+        self.passes: list[_Pass] = []
+        for run in blocks.runs:
+            shares = [self._place(span, weights, gated) for span in run.spans]
+            rows = run.rows
+            self.passes.append(
+                _Pass(
+                    gated[rows],
+                    self.gradient[rows],
+                    logits.gradient[rows],
+                    logits.rows[rows],
+                    None if logits.prepared is None else logits.prepared[rows],
+                    self._weights_of(run, shares),
+                    (blocks.key0[rows], blocks.key1[rows]),
+                )
+            )
+        self.leaves = {name: leaf for name, leaf, _ in self.direct} | {s.segment.parameter: s.leaf for s in self.shaped}
+        self.collecting = Collecting()
+        direct = {name: leaf for name, leaf, _ in self.direct}
+        self.swap = Swap(model, {**weights, **self.leaves}, forwards(model, direct, self.collecting))
+        self._checked = False
 
-    def forward(self, loss: Tensor) -> None:
-        loss.backward()
+    def run(self, part: Part, stream: Draw) -> Tensor:
+        """Run one part under one sample and keep its gradient; returns its share of the loss."""
+        drawn = words(stream, self.logits.device)
+        for p in self.passes:
+            if p.prepared is None:
+                self.kernel.sample_logits(p.gated, p.logits, p.weights, p.keys, drawn)
+            else:
+                self.kernel.sample(p.gated, p.prepared, p.weights, p.keys, drawn)
+        for shaped in self.shaped:
+            shaped.fill()
+        loss = self._backward(part) if self._checked else self._first_backward(part)
+        for shaped in self.shaped:
+            shaped.collect(self.kernel.gate, stream)
+        if not self.mean:
+            for p in self.passes:
+                self.kernel.collect(p.total, p.gradient, p.logits, p.weights, p.keys, drawn)
+            self.gradient.zero_()
+        return loss.to(self.logits.rows)
+
+    def begin(self) -> None:
+        """Forget the last step's gradient."""
+        self.logits.gradient.zero_()
+        for shaped in self.shaped:
+            if shaped.total is not None:
+                shaped.total.zero_()
+
+    def finish(self) -> None:
+        """Bring what the parts have left to the logits' gradient, and add the penalty's."""
+        for p in self.passes:
+            if self.mean:
+                self.kernel.collect_mean(p.gradient, p.logits, p.weights, self.penalty)
+            else:
+                self.kernel.penalise(p.total, p.logits, self.penalty)
+        for shaped in self.shaped:
+            if shaped.total is not None:
+                self.logits.blocks.own(self.logits.gradient, shaped.span).add_(shaped.total)
+
+    def _place(self, span: Span, weights: Mapping[str, Tensor], gated: Rows) -> Tensor | None:
+        """Make the span's leaves; returns the weights to multiply in the rows, None where only gates are drawn there."""
+        own_gated, own_gradient = (self.logits.blocks.own(rows, span) for rows in (gated, self.gradient))
+        segment, weight = span.segments[0], weights[span.segments[0].parameter]
+        if len(span.segments) == 1 and segment.units == segment.weights and _fits(weight, gated):
+            leaf = own_gated.view(segment.shape).requires_grad_()
+            leaf.grad = own_gradient.view(segment.shape)
+            self.direct.append(_Direct(segment.parameter, leaf, leaf.grad))
+            return weight.view(-1)
+        for item in span.segments:
+            weight = weights[item.parameter]
+            leaf = torch.zeros(item.shape, dtype=weight.dtype, device=weight.device).requires_grad_()
+            own_logits = self.logits.blocks.own(self.logits.rows, span)
+            mean = self.mean and span.units == item.weights  # what a larger unit does to the loss hangs on its own gate
+            total = None if mean else torch.zeros_like(own_logits)
+            self.shaped.append(
+                _Shaped(item, span, weight.reshape(item.view), leaf, own_gated, own_logits, own_gradient, total)
+            )
+        return None
+
+    def _weights_of(self, run: Run, shares: list[Tensor | None]) -> Rows:
+        """What the gates of a run are multiplied with: the parameter itself if it fills whole rows, else a copy."""
+        blocks, share = self.logits.blocks, shares[0]
+        count = run.rows.stop - run.rows.start
+        if len(shares) == 1 and share is not None and share.numel() == count * WIDTH:
+            return share.view(count, WIDTH)
+        if all(share is None for share in shares):
+            return torch.ones(1, 1, device=blocks.device).expand(count, WIDTH)
+        ones = blocks.full(0.0)
+        for span, share in zip(run.spans, shares, strict=True):
+            blocks.own(ones, span).copy_(torch.ones(()) if share is None else share)
+        return ones[run.rows].clone()
+
+    def _first_backward(self, part: Part) -> Tensor:
+        """Backward, with a look at which masked parameters it reaches."""
+        reached = self.collecting.reached
+        hooks = [
+            leaf.register_post_accumulate_grad_hook(partial(_note, reached, name)) for name, leaf in self.leaves.items()
+        ]
+        try:
+            loss = self._backward(part)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        unused = [name for name in self.leaves if name not in reached]
+        if len(unused) == len(self.leaves):
+            raise ValueError(
+                "the loss does not depend on any masked weight: is the network's output detached, or read from layers "
+                "that the layout leaves out? layout.table() says what is masked"
+            )
+        if unused and self.logits.step == 0:
+            warnings.warn(
+                f"{len(unused)} of {len(self.leaves)} masked parameters take no part in the loss, first {unused[0]!r}; "
+                "their units will be removed. If they should: gradient checkpointing needs use_reentrant=False",
+                stacklevel=5,
+            )
+        self._checked = True
+        return loss
+
+    def _backward(self, part: Part) -> Tensor:
+        """The part's share of the loss, after backward, with the leaves in place of the network's parameters.
+
+        They are swapped in for the calls that the objective makes, not for the objective as a whole: it may call the
+        network itself (a distillation loss does) and then sees it as it is. They are swapped in again for backward,
+        since gradient checkpointing runs the network a second time there.
+        """
+
+        def network(*args: Any, **kwargs: Any) -> Any:
+            with self.swap:
+                return self.model(*args, **kwargs)
+
+        with torch.enable_grad():
+            loss = self.objective(network, part.batch)
+            _check_loss(loss)
+            share = loss * part.share
+            with self.swap:
+                self.collecting.on = True
+                try:
+                    share.backward()
+                finally:
+                    self.collecting.on = False
+        return share.detach()
+
+
+def _note(reached: set[str], name: str, _leaf: Tensor) -> None:
+    reached.add(name)
+
+
+def _fits(weight: Tensor, rows: Rows) -> bool:
+    return weight.dtype == rows.dtype and weight.device == rows.device and weight.is_contiguous()
 
 
 def _check_loss(loss: object) -> None:

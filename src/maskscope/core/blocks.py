@@ -1,0 +1,105 @@
+"""Where the units of a layout lie while they are learned: rows of 64, each row of one parameter.
+
+Every row knows the noise keys of its parameter, so one pass over many rows serves any number of parameters, and no
+vector loop ever has a remainder. Large parameters come first, in their own order, and fill whole rows; all others
+follow, each begun on a new row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float32, Int32
+from torch import Tensor
+
+from maskscope.core.layout import Layout, Span
+from maskscope.core.noise import COUNTER, name_keys
+
+WIDTH = 64
+"""Units in a row: a multiple of every vector register; at most 63 places are lost per small parameter."""
+
+LARGE = 1 << 20
+"""From so many units on a parameter has a run of its own, which reads its weights where they are; smaller ones are
+copied next to each other (4 bytes a weight), since every pass over a run costs some 50 microseconds to begin."""
+
+Rows = Float32[Tensor, "rows 64"]
+
+
+class Run(NamedTuple):
+    """Rows that one pass goes over."""
+
+    rows: slice
+    spans: tuple[Span, ...]
+
+
+class Blocks:
+    """The rows of a layout.
+
+    Examples:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> blocks = Blocks(layout(nn.Linear(10, 10)))
+        >>> blocks.count, torch.equal(blocks.gather(blocks.spread(torch.arange(100.0))), torch.arange(100.0))
+        (2, True)
+    """
+
+    def __init__(self, layout: Layout, device: torch.device | str = "cpu", *, large: int = LARGE) -> None:
+        """Place every span, and lay out the keys; ``large``: units from which a parameter has a run of its own."""
+        self.layout = layout
+        self.device = torch.device(device)
+        whole = [span for span in layout.spans if span.units >= large and span.units % WIDTH == 0]
+        small = [span for span in layout.spans if span not in whole]
+        self._first: dict[str, int] = {}
+        keys: list[Int32[Tensor, "rows 2"]] = []
+        count = 0
+        for span in (*whole, *small):
+            rows = -(-span.units // WIDTH)
+            self._first[span.name] = count
+            count += rows
+            keys.append(_keys(span.name, rows))
+        if count == 1:  # one row alone would have a compiled pass of its own
+            count += 1
+            keys.append(torch.zeros(1, 2, dtype=torch.int32))
+        self.count = count
+        both = torch.cat(keys).to(self.device)
+        self.key0: Int32[Tensor, "rows 1"] = both[:, :1].contiguous()
+        self.key1: Int32[Tensor, "rows 1"] = both[:, 1:].contiguous()
+        self.runs = [Run(slice(self._first[s.name], self._first[s.name] + s.units // WIDTH), (s,)) for s in whole]
+        if small:
+            start = self._first[small[0].name]
+            self.runs.append(Run(slice(max(0, min(start, count - 2)), count), tuple(small)))
+        self.unused = [  # places of the last rows of small parameters that hold no unit
+            slice(self._first[s.name] * WIDTH + s.units, -(-s.units // WIDTH) * WIDTH + self._first[s.name] * WIDTH)
+            for s in small
+            if s.units % WIDTH
+        ]
+
+    def full(self, value: float) -> Rows:
+        """Rows of one value."""
+        return torch.full((self.count, WIDTH), value, dtype=torch.float32, device=self.device)
+
+    def own(self, rows: Rows, span: Span) -> Float32[Tensor, " units"]:
+        """A span's units in rows; a view."""
+        start = self._first[span.name] * WIDTH
+        return rows.view(-1)[start : start + span.units]
+
+    def spread(self, flat: Float32[Tensor, " units"]) -> Rows:
+        """Rows from a flat vector in the layout's order."""
+        rows = self.full(0.0)
+        for span in self.layout.spans:
+            self.own(rows, span).copy_(span.own(flat))
+        return rows
+
+    def gather(self, rows: Rows) -> Float32[Tensor, " units"]:
+        """The flat vector in the layout's order."""
+        flat = torch.empty(self.layout.units, dtype=torch.float32, device=self.device)
+        for span in self.layout.spans:
+            span.own(flat).copy_(self.own(rows, span))
+        return flat
+
+
+def _keys(name: str, rows: int) -> Int32[Tensor, "rows 2"]:
+    first, second = name_keys(name)
+    start = torch.arange(rows, dtype=torch.int32) * WIDTH
+    return torch.stack([start * COUNTER + first, torch.full((rows,), second, dtype=torch.int32)], 1)
