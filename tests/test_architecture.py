@@ -11,7 +11,7 @@ ROOT = Path(maskscope.__file__).parent
 ORDER = ("core", "progress", "analysis", "data", "models", "runs", "experiments", "report", "cli", "__main__")
 """From the bottom up; a file imports from its own room or from rooms before it."""
 
-ALLOWED_IN_CORE = {"torch", "numpy", "safetensors", "jaxtyping", "maskscope"}
+ALLOWED_IN_CORE = {"torch", "triton", "numpy", "safetensors", "jaxtyping", "maskscope"}
 
 
 def modules() -> list[tuple[str, Path]]:

@@ -7,7 +7,7 @@ from maskscope.models.mlp import MLPSettings
 from maskscope.models.twin import CopySecondHalf
 from maskscope.runs.study import Experiment, Masking, Training
 
-_MASKING = Masking(schedule=Schedule(steps=40, samples=2), penalty=1e-5, batch=32)
+_MASKING = Masking(schedule=Schedule(steps=40, samples=2, settled=None), penalty=1e-5, batch=32)
 
 FNN = Experiment(
     "double-addition",

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 from inspect import unwrap
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.granularity import PerOutput
+from maskscope.core.kernels import Kernel
 from maskscope.core.layout import layout
 from maskscope.core.learn import LearningInterrupted, NonFiniteLossError, learn_mask, learning
 from maskscope.core.logits import Logits
@@ -34,6 +36,11 @@ def batch(step: int, n: int = 12):
         return torch.randn(n, 4), torch.randint(0, 3, (n,))
 
 
+def steady(steps):
+    """One learning rate throughout, so that schedules of other lengths begin alike."""
+    return Schedule(steps=steps, warmup=0.0, decay=0.0, settled=None)
+
+
 def gradient(model, over, samples, objective=cross_entropy, data=None, *, strata=False, slope="sampled", kernel="auto"):
     """The gradient of the first step, read off Adam's first moment."""
     schedule = Schedule(steps=1, samples=samples, strata=strata, clip=1e9, slope=slope)
@@ -50,6 +57,34 @@ def test_the_gradient_is_that_of_a_naive_autograd_implementation(model, grain, s
     found = gradient(model, over, samples, lambda call, b: cross_entropy(call, (b[0].double(), b[1])))
     expected = naive_gradient(model, over, samples)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+@pytest.mark.parametrize("samples", [1, 4])
+def test_the_mean_slope_multiplies_the_summed_gradient_of_the_gated_weights(model, samples, low_memory):
+    over = layout(model, ["*"])
+    logits = Logits(over, Schedule(steps=1, samples=samples, clip=1e9), low_memory=low_memory)
+    (_,) = learning(
+        model, batch, cross_entropy, layout=over, schedule=logits.schedule, penalty=0.25, seed=7, resume=logits
+    )
+    x, y = batch(0)
+    expected = torch.zeros(over.units)
+    for k, (part_x, part_y) in enumerate(zip(x.tensor_split(samples), y.tensor_split(samples), strict=True)):
+        noise = [
+            uniform(torch.arange(span.units, dtype=torch.int32), *draw(7, 0, k, strata=samples).of(span.name))
+            for span in over.spans
+        ]
+        gates = (torch.cat(noise) > torch.sigmoid(torch.tensor(-2.0))).float()
+        leaves = {
+            s.parameter: s.gated(model.get_parameter(s.parameter).detach(), s.own(gates)).requires_grad_()
+            for s in over.segments
+        }
+        loss = functional.cross_entropy(torch.func.functional_call(model, leaves, (part_x,)), part_y)
+        (loss * len(part_x) / len(x)).backward()
+        expected += torch.cat([(leaf.grad * model.get_parameter(n)).flatten() for n, leaf in leaves.items()]).detach()
+    slope = GumbelSigmoid().mean_slope(torch.tensor([2.0]))
+    found = logits.state()["adam_mean"] / (1 - 0.9)
+    torch.testing.assert_close(found, expected * slope + 0.25, rtol=1e-5, atol=1e-6)
 
 
 def naive_gradient(model, over, samples):
@@ -177,10 +212,10 @@ def test_a_non_finite_loss_stops_keeps_the_last_good_state_and_says_the_step(mod
 
     good = [
         state.logits.values.clone()
-        for state in learning(model, batch, cross_entropy, layout=layout(model), schedule=Schedule(steps=7))
+        for state in learning(model, batch, cross_entropy, layout=layout(model), schedule=steady(7))
     ]
     with pytest.raises(NonFiniteLossError, match=r"not finite at step 8 of 20; the logits are as after step 7") as stop:
-        learn_mask(model, breaking, cross_entropy, schedule=Schedule(steps=20))
+        learn_mask(model, breaking, cross_entropy, schedule=steady(20))
     assert stop.value.state.step == 7
     assert torch.equal(stop.value.state.logits.values, good[-1])
 
@@ -368,3 +403,69 @@ def test_an_early_stop_records_the_steps_taken(model):
     assert learned.mask.origin.steps == 3
     with pytest.raises(ValueError, match="watch ended before the first step"):
         learn_mask(model, batch, cross_entropy, watch=lambda states: [])
+
+
+def test_adam_is_that_of_torch():
+    """Fused with the clip and the guard, but the same steps."""
+    gen, over = torch.Generator().manual_seed(0), layout(nn.Linear(30, 7))
+    schedule = Schedule(steps=50, learning_rate=0.3, clip=2.0, warmup=0.0, decay=0.0)
+    ours, theirs = Logits(over, schedule), torch.full((210,), 2.0, requires_grad=True)
+    adam = torch.optim.Adam([theirs], lr=0.3)
+    for _ in range(40):
+        gradient = torch.randn(210, generator=gen)
+        ours.gradient.copy_(ours.blocks.spread(gradient))
+        assert bool(ours.descend(Kernel(GumbelSigmoid(), "eager"), torch.tensor(data=True)))
+        theirs.grad = gradient.clone()
+        nn.utils.clip_grad_norm_([theirs], 2.0)
+        adam.step()
+    torch.testing.assert_close(ours.values, theirs.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_objective_may_differentiate_the_network_itself(model):
+    """A gradient penalty: backward inside the objective must not count as the mask's own."""
+    over, schedule = layout(model), Schedule(steps=1, samples=1, clip=1e9, slope="mean")
+
+    def smooth(network, data):
+        x = data[0].clone().requires_grad_()
+        loss = functional.cross_entropy(network(x), data[1])
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        return loss + slope.square().sum()
+
+    def found():
+        (state,) = learning(model, batch, smooth, layout=over, schedule=schedule, penalty=0.0)
+        return state.logits.state()["adam_mean"]
+
+    fused = found()
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.forward = partial(nn.Linear.forward, module)  # an instance's own forward is left alone
+    torch.testing.assert_close(fused, found(), rtol=1e-4, atol=1e-7)
+
+
+def test_a_mask_that_no_longer_changes_ends_early(model):
+    schedule = Schedule(steps=3000, learning_rate=0.3, samples=2, settled=0.02)
+    learned = learn_mask(model, batch, cross_entropy, layout=layout(model), penalty=1e-4, schedule=schedule)
+    assert learned.mask.origin.steps < 3000
+    assert learned.curve[-1].step == learned.mask.origin.steps
+    assert learned.curve[-1].changed < 0.02
+
+
+def test_a_mask_that_still_changes_is_warned_of(model):
+    schedule = Schedule(steps=60, samples=2, warmup=0.0, learning_rate=0.1, settled=0.001)
+    with pytest.warns(UserWarning, match=r"is not settled: \d+% of its units changed over the last 10 steps"):
+        learn_mask(model, batch, cross_entropy, layout=layout(model), penalty=1e-4, schedule=schedule)
+
+
+def test_a_run_resumed_after_the_end_was_decided_ends_there_too(model):
+    schedule = Schedule(steps=3000, learning_rate=0.3, samples=2, settled=0.02)
+    kept = {}
+    for state in learning(model, batch, cross_entropy, layout=layout(model), penalty=1e-4, schedule=schedule):
+        if state.step == state.steps - 5:
+            kept = state.logits.state()
+    again = Logits(layout(model), schedule)
+    again.restore(kept)
+    *_, last = learning(
+        model, batch, cross_entropy, layout=layout(model), penalty=1e-4, schedule=schedule, resume=again
+    )
+    assert last.step == state.step < 3000
+    assert torch.equal(last.logits.values, state.logits.values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from maskscope.core.blocks import WIDTH, Rows
-from maskscope.core.gates import Gate
+from maskscope.core.gates import Gate, GumbelSigmoid
 from maskscope.core.noise import Draw, uniform
 
 Mode = Literal["auto", "compiled", "eager"]
@@ -81,15 +82,22 @@ class Kernel:
         self.compile_seconds = 0.0
         """Spent on compiling so far."""
         self._functions = _functions(gate)
+        self._triton = mode != "eager" and isinstance(gate, GumbelSigmoid) and find_spec("triton") is not None
         self._passes: dict[str, _Pass] = {}
 
     def sample(self, out: Rows, prepared: Rows, weights: Rows, keys: Keys, stream: Words) -> None:
         """Weights times gates, for one draw of the noise; from prepared logits."""
-        self._run("sample", (out, prepared, weights, *keys), stream)
+        if self._triton and out.is_cuda:
+            _on_cuda(out, prepared, weights, keys, stream, logits=False)
+        else:
+            self._run("sample", (out, prepared, weights, *keys), stream)
 
     def sample_logits(self, out: Rows, logits: Rows, weights: Rows, keys: Keys, stream: Words) -> None:
         """The same from the logits themselves: more arithmetic, less memory."""
-        self._run("sample_logits", (out, logits, weights, *keys), stream)
+        if self._triton and out.is_cuda:
+            _on_cuda(out, logits, weights, keys, stream, logits=True)
+        else:
+            self._run("sample_logits", (out, logits, weights, *keys), stream)
 
     def collect_mean(self, gradient: Rows, logits: Rows, weights: Rows, penalty: Float32[Tensor, ""]) -> None:
         """d(loss)/d(gated weight), summed over samples, becomes d(loss + penalty)/d(logit), by the gate's mean slope."""
@@ -144,6 +152,12 @@ class Kernel:
         if new:
             self.compile_seconds += time.perf_counter() - start
         return True
+
+
+def _on_cuda(out: Rows, source: Rows, weights: Rows, keys: Keys, stream: Words, *, logits: bool) -> None:
+    from maskscope.core import cuda  # noqa: PLC0415 - Triton is not there on every platform
+
+    cuda.sample(out, source, weights, keys, stream, logits=logits)
 
 
 def _noise(key0: Tensor, key1: Tensor, stream: Tensor) -> Tensor:

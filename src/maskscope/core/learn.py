@@ -116,7 +116,10 @@ def learning(
     step_over = Step(model, objective, weights=weights, logits=logits, kernel=fused, penalty=penalty)
     good = torch.zeros((), dtype=torch.int64, device=logits.device)
     fine = torch.ones((), dtype=torch.bool, device=logits.device)
+    settling = logits.settling
     for step, batch in zip(range(start, schedule.steps), stream(batches, start), strict=False):
+        if step >= settling.end:
+            break
         loss = torch.zeros((), dtype=torch.float32, device=logits.device)
         step_over.begin()
         with evaluating(model):
@@ -125,10 +128,12 @@ def learning(
         step_over.finish()
         fine = logits.descend(fused, fine & loss.isfinite())
         good += fine
-        if ((step + 1) % looks == 0 or step + 1 == schedule.steps) and not bool(fine):
+        if ((step + 1) % looks == 0 or step + 1 == settling.end) and not bool(fine):
             logits.step = start + int(good)
             raise NonFiniteLossError(State(logits.step, schedule.steps, loss, logits, gate))
-        yield State(step + 1, schedule.steps, loss, logits, gate)
+        if settling.due(step + 1):
+            settling.look(step + 1, gate.harden(logits.values, layout))
+        yield State(step + 1, settling.end, loss, logits, gate)
 
 
 def learn_mask(

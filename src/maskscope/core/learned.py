@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import NamedTuple
 
 from jaxtyping import Float32
@@ -40,6 +41,10 @@ class Reading:
     """Units that would be kept now."""
     undecided: int
     """Units whose keep probability lies between .05 and .95."""
+    expected: float
+    """Sum of the keep probabilities: how many units a sample keeps on average."""
+    changed: float | None
+    """Units that changed over the last 4 % of the schedule, over those kept; None before there were two looks."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,7 +71,11 @@ def read(state: State) -> Reading:
     """One point of the learning curve."""
     values, gate = state.logits.values, state.gate
     kept = int(gate.harden(values, state.logits.layout).sum())
-    return Reading(state.step, float(state.loss), kept, undecided(gate.probability(values)))
+    probability, changed = gate.probability(values), state.logits.settling.changed
+    expected = float(probability.double().sum())
+    return Reading(
+        state.step, float(state.loss), kept, undecided(probability), expected, None if isnan(changed) else changed
+    )
 
 
 def undecided(probability: Float32[Tensor, " units"]) -> int:
@@ -95,6 +104,14 @@ def finish(logits: Logits, gate: Gate, origin: Origin, curve: Sequence[Reading])
     if mask.is_full:
         warnings.warn(
             f"{what} keeps everything: too few steps ({origin.steps}) or too small a penalty ({origin.penalty:.3g})",
+            stacklevel=3,
+        )
+    settling = logits.settling
+    if settling.unsettled and not mask.is_empty:
+        warnings.warn(
+            f"{what} is not settled: {settling.changed:.0%} of its units changed over the last "
+            f"{settling.every} steps at the full learning rate; more steps than {logits.schedule.steps} "
+            "would give a more repeatable mask",
             stacklevel=3,
         )
     return Learned(mask, values, gate.probability(values), tuple(curve))

@@ -13,6 +13,7 @@ from maskscope.core.gates import Gate
 from maskscope.core.kernels import BETAS, Kernel, Moments
 from maskscope.core.layout import Layout
 from maskscope.core.schedules import Schedule
+from maskscope.core.settling import Settling
 
 
 class Logits:
@@ -47,6 +48,7 @@ class Logits:
         """d(loss + penalty)/d(logit) of the step; learning fills it, ``descend`` uses it up."""
         self.prepared: Rows | None = None
         """What the gate's samples need of the logits; kept up to date by ``descend``."""
+        self.settling = Settling(schedule)
         self._moments = Moments(self.blocks.full(0.0), self.blocks.full(0.0))
 
     def prepare(self, gate: Gate) -> None:
@@ -83,7 +85,9 @@ class Logits:
         clip = torch.clamp(self.schedule.clip / (norm + 1e-6), max=1.0)
         first, second = (1 - beta ** (self.step + 1) for beta in BETAS)
         rates = torch.tensor(
-            [self.schedule.rate(self.step) / first, second**-0.5], dtype=torch.float32, device=self.device
+            [self.schedule.rate(self.step, self.settling.end) / first, second**-0.5],
+            dtype=torch.float32,
+            device=self.device,
         )
         scalars = torch.cat([clip.view(1), rates, fine.view(1)])
         kernel.descend(self.rows, self.prepared, self._moments, self.gradient, scalars)
@@ -97,6 +101,7 @@ class Logits:
             "step": torch.tensor(self.step),
             "adam_mean": self.blocks.gather(self._moments.mean),
             "adam_square": self.blocks.gather(self._moments.square),
+            **self.settling.state(),
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -111,6 +116,7 @@ class Logits:
                 "it belongs to another selection or granularity"
             )
         self.step = int(state["step"])
+        self.settling.restore(state)
         for name, rows in (
             ("logits", self.rows),
             ("adam_mean", self._moments.mean),

@@ -27,7 +27,7 @@ def _signed(word: int) -> int:
 # Odd multipliers and shifts of a well-mixing 32-bit permutation ("triple32" of the public hash-prospector search),
 # preceded by a golden-ratio counter. The second key enters in the middle: without it two streams would be shifted
 # copies of each other.
-COUNTER, _MIX1, _MIX2, _MIX3 = (_signed(word) for word in (0x9E3779B1, 0xED5AD4BB, 0xAC4C1B51, 0x31848BAB))
+COUNTER, MIX1, MIX2, MIX3 = (_signed(word) for word in (0x9E3779B1, 0xED5AD4BB, 0xAC4C1B51, 0x31848BAB))
 
 
 class Draw(NamedTuple):
@@ -84,10 +84,10 @@ def uniform(
     """
     # Right shifts of signed words drag the sign in; the masks take it out again (no unsigned shift on the CPU).
     word = index * COUNTER + key0
-    word = (word ^ ((word >> 17) & 0x7FFF)) * _MIX1
+    word = (word ^ ((word >> 17) & 0x7FFF)) * MIX1
     word = word ^ ((word >> 11) & 0x1FFFFF) ^ key1
-    word = word * _MIX2
-    word = (word ^ ((word >> 15) & 0x1FFFF)) * _MIX3
+    word = word * MIX2
+    word = (word ^ ((word >> 15) & 0x1FFFF)) * MIX3
     word = word ^ ((word >> 14) & 0x3FFFF)
     number = (((word >> (32 - BITS)) & ((1 << BITS) - 1)) + rotation) & ((1 << BITS) - 1)
     return (number.to(torch.float32) + 0.5) * 2.0**-BITS

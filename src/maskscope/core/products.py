@@ -66,7 +66,7 @@ class _Forward:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, name: str, collecting: Collecting) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] # noqa: PLR0917 - autograd calls it by position
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, name: str, collecting: Collecting) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.save_for_backward(x, weight)
         ctx.name, ctx.collecting, ctx.collected = name, collecting, weight.grad
         if not _narrow(x):

@@ -20,9 +20,17 @@ class Schedule:
 
     kind: Literal["schedule"] = "schedule"
     steps: int = 2500
-    """Optimisation steps."""
+    """Optimisation steps, at most."""
     learning_rate: float = 1e-1
     """Adam's learning rate, in logits per step."""
+    warmup: float = 0.2
+    """Share of the steps over which the learning rate rises, linearly from a tenth. What a mask keeps of several weights
+    that could do the same is decided early; decided slowly, it is decided alike each time."""
+    decay: float = 0.1
+    """Share of the steps over which the learning rate falls to nothing in the end."""
+    settled: float | None = 0.01
+    """End early (after the decay) once fewer than this share of the kept units changed over 4 % of the steps. None:
+    never."""
     init: float = 2.0
     """Initial logit of every unit: keep probability sigmoid(2) = 0.88."""
     samples: int = 4
@@ -42,15 +50,37 @@ class Schedule:
         """How many strata the samples of a step share; None for independent samples."""
         return self.samples if self.strata else None
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, from 0."""
-        return self.learning_rate
+    @property
+    def warmup_steps(self) -> int:
+        """How many steps the rise takes."""
+        return int(self.warmup * self.steps)
+
+    @property
+    def decay_steps(self) -> int:
+        """How many steps the fall takes."""
+        return int(self.decay * self.steps)
+
+    def rate(self, step: int, end: int | None = None) -> float:
+        """The learning rate of a step, from 0, if learning ends after ``end`` steps.
+
+        Examples:
+            >>> schedule = Schedule(steps=100, learning_rate=1.0)
+            >>> [round(schedule.rate(step), 2) for step in (0, 10, 20, 89, 90, 95, 99)]
+            [0.1, 0.55, 1.0, 1.0, 1.0, 0.5, 0.1]
+        """
+        rising, falling = self.warmup_steps, self.decay_steps
+        rise = 0.1 + 0.9 * step / rising if step < rising else 1.0
+        left = (self.steps if end is None else end) - step
+        return self.learning_rate * min(rise, left / falling if left < falling else 1.0)
 
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("steps", "samples"):
             if getattr(self, name) < 1 or getattr(self, name) != int(getattr(self, name)):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)}")
+        for name in ("warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share of the steps, from 0 to 1, got {getattr(self, name)}")
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -60,5 +90,7 @@ FAST = Schedule()
 """An eighth of the published steps at ten times the learning rate. Same sizes and accuracies on double addition; two
 such masks of one subtask agree less (IoU .82-.86) than two published ones (.94)."""
 
-PUBLISHED = Schedule(steps=20_000, learning_rate=1e-2, strata=False, slope="sampled")
+PUBLISHED = Schedule(
+    steps=20_000, learning_rate=1e-2, warmup=0.0, decay=0.0, settled=None, strata=False, slope="sampled"
+)
 """Csordas et al. 2021: Adam 1e-2, 20,000 steps, 4 independent samples (arithmetic experiments)."""

@@ -22,7 +22,7 @@ from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings
 from maskscope.models.twin import CopySecondHalf
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same configuration gives other numbers than before; part of every run's hash."""
 
 Granularity = Annotated[PerWeight | PerOutput | PerInput | PerTensor, Field(discriminator="kind")]
