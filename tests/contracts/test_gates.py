@@ -100,7 +100,8 @@ def test_the_mean_slope_is_the_mean_of_the_slope(gate):
     logits = torch.tensor([-9.0, -3.0, -0.49, 0.0, 0.2, 0.51, 2.0, 5.0])
     mean = gate.mean_slope(logits)
     if mean is None:
-        pytest.skip("no closed form at this temperature")
+        assert gate.temperature != 1  # there is a closed form at 1
+        return
     for logit, found in zip(logits.tolist(), mean.tolist(), strict=True):
         # By the midpoint rule in u, in double precision.
         u = (torch.arange(2_000_000, dtype=torch.float64) + 0.5) / 2_000_000
@@ -157,11 +158,7 @@ for gate in (GumbelSigmoid(), GumbelSigmoid(temperature=0.5)):
             blocks = Blocks(layout(nn.Linear(1, units)))
             pairs = zip(passes(eager, blocks, units), passes(compiled, blocks, units), strict=True)
             for (name, one), (_, other) in pairs:
-                exact = name not in ("mean slope", "logits", "prepared after")
-                if exact:
-                    assert torch.equal(one, other), (name, units)
-                else:
-                    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+                assert torch.equal(one, other), (name, units, float((one - other).abs().max()))
     assert compiled.compiled, "the compiler failed"
     assert compiled.compile_seconds > 0
 print("same")

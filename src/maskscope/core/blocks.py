@@ -58,7 +58,8 @@ class Blocks:
             self._first[span.name] = count
             count += rows
             keys.append(_keys(span.name, rows))
-        if count == 1:  # one row alone would have a compiled pass of its own
+        start = self._first[small[0].name] if small else count
+        if count - start == 1:  # one row alone would have a compiled pass of its own
             count += 1
             keys.append(torch.zeros(1, 2, dtype=torch.int32))
         self.count = count
@@ -67,8 +68,7 @@ class Blocks:
         self.key1: Int32[Tensor, "rows 1"] = both[:, 1:].contiguous()
         self.runs = [Run(slice(self._first[s.name], self._first[s.name] + s.units // WIDTH), (s,)) for s in whole]
         if small:
-            start = self._first[small[0].name]
-            self.runs.append(Run(slice(max(0, min(start, count - 2)), count), tuple(small)))
+            self.runs.append(Run(slice(start, count), tuple(small)))
         self.unused = [  # places of the last rows of small parameters that hold no unit
             slice(self._first[s.name] * WIDTH + s.units, -(-s.units // WIDTH) * WIDTH + self._first[s.name] * WIDTH)
             for s in small
@@ -79,9 +79,9 @@ class Blocks:
         """Rows of one value."""
         return torch.full((self.count, WIDTH), value, dtype=torch.float32, device=self.device)
 
-    def own(self, rows: Rows, span: Span) -> Float32[Tensor, " units"]:
-        """A span's units in rows; a view."""
-        start = self._first[span.name] * WIDTH
+    def own(self, rows: Rows, span: Span, start: int = 0) -> Float32[Tensor, " units"]:
+        """A span's units in rows; a view. ``start``: the first row that is there."""
+        start = (self._first[span.name] - start) * WIDTH
         return rows.view(-1)[start : start + span.units]
 
     def spread(self, flat: Float32[Tensor, " units"]) -> Rows:
@@ -91,9 +91,9 @@ class Blocks:
             self.own(rows, span).copy_(span.own(flat))
         return rows
 
-    def gather(self, rows: Rows) -> Float32[Tensor, " units"]:
-        """The flat vector in the layout's order."""
-        flat = torch.empty(self.layout.units, dtype=torch.float32, device=self.device)
+    def gather(self, rows: Rows, out: Float32[Tensor, " units"] | None = None) -> Float32[Tensor, " units"]:
+        """The flat vector in the layout's order; in ``out``, where given."""
+        flat = torch.empty(self.layout.units, dtype=torch.float32, device=self.device) if out is None else out
         for span in self.layout.spans:
             span.own(flat).copy_(self.own(rows, span))
         return flat

@@ -207,10 +207,15 @@ def _adam(
     clipped = gradient * scalars[0]
     new_mean = mean + (clipped - mean) * (1 - BETAS[0])
     new_square = square + (clipped * clipped - square) * (1 - BETAS[1])
-    move = new_mean * scalars[1] / (new_square.sqrt() * scalars[2] + _EPSILON)
+    move = new_mean * scalars[1] / (_root(new_square) * scalars[2] + _EPSILON)
     fine = scalars[3] > 0
     return (
         torch.where(fine, logits - move, logits),
         torch.where(fine, new_mean, mean),
         torch.where(fine, new_square, square),
     )
+
+
+def _root(x: Tensor) -> Tensor:
+    """The correctly rounded square root, as the compiler makes it; eager single precision may be one off."""
+    return x.sqrt() if torch.compiler.is_compiling() else x.double().sqrt().float()

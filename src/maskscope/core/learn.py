@@ -70,6 +70,8 @@ def learning(
     resume: Logits | None = None,
     split: Split | None = None,
     kernel: Mode = "auto",
+    autocast: torch.dtype | None = None,
+    low_memory: bool = False,
 ) -> Generator[State]:
     """Learn a mask step by step; yields the state after each.
 
@@ -92,6 +94,9 @@ def learning(
         resume: Logits of an earlier, interrupted call with the same settings.
         split: How to cut a batch whose first dimension is not the batch.
         kernel: Compiled or eager; the masks are the same.
+        autocast: ``torch.bfloat16`` computes the network's products in that type, where the processor has them: faster,
+            and another mask than in float32, by about as much as another seed gives. Logits stay in float32.
+        low_memory: 24 bytes a masked weight instead of 28, a little slower; the masks are the same.
 
     Raises:
         ValueError: Non-finite weights, unusable batches, or a loss that no masked weight takes part in.
@@ -108,12 +113,12 @@ def learning(
     gate = GumbelSigmoid() if gate is None else gate
     _check_settings(layout, schedule, penalty, resume)
     weights = _checked_weights(model, layout)
-    logits = resume or Logits(layout, schedule, weights[layout.names[0]].device)
+    logits = resume or Logits(layout, schedule, weights[layout.names[0]].device, low_memory=low_memory)
     _check_resume(logits, layout, schedule, repr((seed, penalty, gate)))
     weigh = objective.weigh if isinstance(objective, Weighed) else None
     start, looks = logits.step, 1 if logits.device.type == "cpu" else _CHECK_EVERY
     fused = Kernel(gate, kernel, float(schedule.steps * layout.units * schedule.samples))
-    step_over = Step(model, objective, weights=weights, logits=logits, kernel=fused, penalty=penalty)
+    step_over = Step(model, objective, weights=weights, logits=logits, kernel=fused, penalty=penalty, autocast=autocast)
     good = torch.zeros((), dtype=torch.int64, device=logits.device)
     fine = torch.ones((), dtype=torch.bool, device=logits.device)
     settling = logits.settling
@@ -128,11 +133,12 @@ def learning(
         step_over.finish()
         fine = logits.descend(fused, fine & loss.isfinite())
         good += fine
+        logits.compile_seconds = fused.compile_seconds
         if ((step + 1) % looks == 0 or step + 1 == settling.end) and not bool(fine):
             logits.step = start + int(good)
             raise NonFiniteLossError(State(logits.step, schedule.steps, loss, logits, gate))
         if settling.due(step + 1):
-            settling.look(step + 1, gate.harden(logits.values, layout))
+            settling.look(step + 1, gate.harden(logits.peek(), layout))
         yield State(step + 1, settling.end, loss, logits, gate)
 
 
@@ -150,6 +156,8 @@ def learn_mask(
     resume: Logits | None = None,
     split: Split | None = None,
     kernel: Mode = "auto",
+    autocast: torch.dtype | None = None,
+    low_memory: bool = False,
     watch: Watch | None = None,
 ) -> Learned:
     """Learn the mask of one subtask over a frozen network: ``learning`` run to its end.
@@ -167,6 +175,9 @@ def learn_mask(
         resume: Logits of an earlier, interrupted call with the same settings.
         split: How to cut a batch whose first dimension is not the batch.
         kernel: Compiled or eager; the masks are the same.
+        autocast: ``torch.bfloat16`` computes the network's products in that type, where the processor has them: faster,
+            and another mask than in float32, by about as much as another seed gives. Logits stay in float32.
+        low_memory: 24 bytes a masked weight instead of 28, a little slower; the masks are the same.
         watch: Wraps the iteration; ``maskscope.progress("add")`` shows a progress bar.
 
     Raises:
@@ -198,6 +209,8 @@ def learn_mask(
         resume=resume,
         split=split,
         kernel=kernel,
+        autocast=autocast,
+        low_memory=low_memory,
     )
     state: State | None = None
     curve: list[Reading] = []
@@ -244,6 +257,8 @@ def _checked_weights(model: nn.Module, layout: Layout) -> dict[str, Tensor]:
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     layout.check({name: weight.shape for name, weight in weights.items()})
     for name, weight in weights.items():
+        if bool(weight.sum().isfinite()):  # no copy of the weights, as a count would make
+            continue
         bad = int((~weight.isfinite()).sum())
         if bad:
             raise ValueError(

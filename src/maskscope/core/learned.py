@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -56,6 +57,8 @@ class Learned:
     probability: Float32[Tensor, " units"]
     """Keep probability of every unit."""
     curve: tuple[Reading, ...]
+    compile_seconds: float = 0.0
+    """What the compiler took of the time, once per process."""
 
     def __repr__(self) -> str:
         """One line."""
@@ -69,13 +72,14 @@ def is_reading(step: int, steps: int) -> bool:
 
 def read(state: State) -> Reading:
     """One point of the learning curve."""
-    values, gate = state.logits.values, state.gate
-    kept = int(gate.harden(values, state.logits.layout).sum())
-    probability, changed = gate.probability(values), state.logits.settling.changed
-    expected = float(probability.double().sum())
-    return Reading(
-        state.step, float(state.loss), kept, undecided(probability), expected, None if isnan(changed) else changed
-    )
+    logits, gate, changed = state.logits, state.gate, state.logits.settling.changed
+    between, expected = 0, 0.0
+    for span in logits.layout.spans:  # one at a time: no second copy of everything
+        probability = gate.probability(logits.blocks.own(logits.rows, span))
+        between += undecided(probability)
+        expected += float(probability.sum(dtype=torch.float64))
+    kept = int(gate.harden(logits.peek(), logits.layout).sum())
+    return Reading(state.step, float(state.loss), kept, between, expected, None if isnan(changed) else changed)
 
 
 def undecided(probability: Float32[Tensor, " units"]) -> int:
@@ -114,4 +118,4 @@ def finish(logits: Logits, gate: Gate, origin: Origin, curve: Sequence[Reading])
             "would give a more repeatable mask",
             stacklevel=3,
         )
-    return Learned(mask, values, gate.probability(values), tuple(curve))
+    return Learned(mask, values, gate.probability(values), tuple(curve), logits.compile_seconds)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskscope.core.blocks import LARGE, Blocks, Rows
 from maskscope.core.gates import Gate
-from maskscope.core.kernels import BETAS, Kernel, Moments
+from maskscope.core.kernels import BETAS, BLOCK, Kernel, Moments
 from maskscope.core.layout import Layout
 from maskscope.core.schedules import Schedule
 from maskscope.core.settling import Settling
@@ -42,6 +42,8 @@ class Logits:
         self.step = 0
         self.begun_with = ""
         """Seed, penalty and gate of the learning that moves them, as text; set at its first step."""
+        self.compile_seconds = 0.0
+        """What the compiler has taken while they were learned, in this process."""
         self.blocks = Blocks(layout, device, large=1 << 14 if low_memory else LARGE)
         self.rows: Rows = self.blocks.full(schedule.init)
         self.gradient: Rows = self.blocks.full(0.0)
@@ -54,12 +56,22 @@ class Logits:
     def prepare(self, gate: Gate) -> None:
         """Before the first step: what the gate's samples need."""
         if not self.low_memory:
-            self.prepared = gate.prepare(self.rows)
+            self.prepared = torch.empty_like(self.rows)
+            for piece, logits in zip(self.prepared.split(BLOCK), self.rows.split(BLOCK), strict=True):
+                piece.copy_(gate.prepare(logits))
 
     @property
     def values(self) -> Float32[Tensor, " units"]:
         """The logits in the layout's order; a copy."""
         return self.blocks.gather(self.rows)
+
+    def peek(self) -> Float32[Tensor, " units"]:
+        """The logits in the layout's order, between two steps, without memory of their own.
+
+        They lie where the gradient was, and are gone with the next step.
+        """
+        flat = self.gradient.view(-1)[: self.layout.units]
+        return self.blocks.gather(self.rows, flat)
 
     @property
     def device(self) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -89,6 +90,7 @@ class Step:
         logits: What is learned.
         kernel: The passes over rows.
         penalty: Added to the mean loss per unit of summed gate penalty.
+        autocast: The type of the network's products; None: as the network has it.
     """
 
     def __init__(
@@ -100,12 +102,14 @@ class Step:
         logits: Logits,
         kernel: Kernel,
         penalty: float,
+        autocast: torch.dtype | None = None,
     ) -> None:
         """Allocate everything."""
         self.model = model
         self.objective = objective
         self.logits = logits
         self.kernel = kernel
+        self.autocast = autocast
         blocks, device = logits.blocks, logits.device
         self.penalty = torch.tensor(penalty, dtype=torch.float32, device=device)
         self.mean = logits.schedule.slope == "mean" and kernel.gate.mean_slope(logits.rows[:1]) is not None
@@ -118,15 +122,17 @@ class Step:
         for run in blocks.runs:
             shares = [self._place(span, weights, gated) for span in run.spans]
             rows = run.rows
+            prepared = None if logits.prepared is None else logits.prepared[rows].data
+            # Not as views of larger tensors (.data): the compiler would compile every pass again for those.
             self.passes.append(
                 _Pass(
-                    gated[rows],
-                    self.gradient[rows],
-                    logits.gradient[rows],
-                    logits.rows[rows],
-                    None if logits.prepared is None else logits.prepared[rows],
-                    self._weights_of(run, shares),
-                    (blocks.key0[rows], blocks.key1[rows]),
+                    gated[rows].data,
+                    self.gradient[rows].data,
+                    logits.gradient[rows].data,
+                    logits.rows[rows].data,
+                    prepared,
+                    self._weights_of(run, shares).data,
+                    (blocks.key0[rows].data, blocks.key1[rows].data),
                 )
             )
         self.leaves = {name: leaf for name, leaf, _ in self.direct} | {s.segment.parameter: s.leaf for s in self.shaped}
@@ -199,11 +205,11 @@ class Step:
         if len(shares) == 1 and share is not None and share.numel() == count * WIDTH:
             return share.view(count, WIDTH)
         if all(share is None for share in shares):
-            return torch.ones(1, 1, device=blocks.device).expand(count, WIDTH)
-        ones = blocks.full(0.0)
+            return torch.ones(1, 1, dtype=torch.float32, device=blocks.device).expand(count, WIDTH)
+        copies = torch.zeros(count, WIDTH, dtype=torch.float32, device=blocks.device)
         for span, share in zip(run.spans, shares, strict=True):
-            blocks.own(ones, span).copy_(torch.ones(()) if share is None else share)
-        return ones[run.rows].clone()
+            blocks.own(copies, span, run.rows.start).copy_(torch.ones(()) if share is None else share)
+        return copies
 
     def _first_backward(self, part: Part) -> Tensor:
         """Backward, with a look at which masked parameters it reaches."""
@@ -244,7 +250,9 @@ class Step:
                 return self.model(*args, **kwargs)
 
         with torch.enable_grad():
-            loss = self.objective(network, part.batch)
+            device, lower = self.logits.device.type, self.autocast is not None
+            with torch.autocast(device, self.autocast) if lower else nullcontext():
+                loss = self.objective(network, part.batch)
             _check_loss(loss)
             share = loss * part.share
             with self.swap:
