@@ -23,7 +23,7 @@ from networks import CASES, Case, case
 from reference import Reference
 
 import maskscope as ms
-from maskscope.core.learn import learning
+from maskscope.core.learning.learn import learning
 
 HERE = Path(__file__).parent
 SAMPLES = {"bert": (1, 4), "gpt2": (1, 4)}
@@ -40,7 +40,8 @@ class Bench:
     seconds: float = 1.0
     """About how long one turn lasts."""
     threads: int = 2
-    parts: tuple[str, ...] = ("plain", "published", "maskscope")
+    parts: tuple[str, ...] = ("plain", "published", "maskscope", "bfloat16")
+    """What is timed; bfloat16: maskscope with products in bfloat16."""
     out: Path = HERE / "results" / "steps.json"
 
 
@@ -56,11 +57,17 @@ def plain(case: Case) -> Callable[[], object]:
     return step
 
 
-def masked(case: Case, samples: int) -> Callable[[], object]:
+def masked(case: Case, samples: int, autocast: torch.dtype | None = None) -> Callable[[], object]:
     """A step of ``learn_mask`` with the default schedule."""
     schedule = replace(ms.FAST, steps=10**9, samples=samples)
     states: Iterator[object] = learning(
-        case.model, [case.batch], case.objective, layout=case.layout, schedule=schedule, penalty=4e-4 / 128
+        case.model,
+        [case.batch],
+        case.objective,
+        layout=case.layout,
+        schedule=schedule,
+        penalty=4e-4 / 128,
+        autocast=autocast,
     )
     return lambda: next(states)
 
@@ -76,6 +83,7 @@ def measure(name: str, samples: int, settings: Bench) -> dict[str, object]:
         "plain": plain,
         "published": lambda c: published(c, samples),
         "maskscope": lambda c: masked(c, samples),
+        "bfloat16": lambda c: masked(c, samples, torch.bfloat16),
     }
     steps: dict[str, Callable[[], object]] = {}
     repeats: dict[str, int] = {}
@@ -96,7 +104,12 @@ def measure(name: str, samples: int, settings: Bench) -> dict[str, object]:
         "milliseconds": {part: [round(1e3 * t, 3) for t in times] for part, times in rounds.items()},
         "first step, seconds": {part: round(t, 2) for part, t in first.items()},
     }
-    for over, under in (("maskscope", "plain"), ("published", "plain"), ("published", "maskscope")):
+    for over, under in (
+        ("maskscope", "plain"),
+        ("published", "plain"),
+        ("published", "maskscope"),
+        ("bfloat16", "plain"),
+    ):
         if over in rounds and under in rounds:
             ratios = [a / b for a, b in zip(rounds[over], rounds[under], strict=True)]
             record[f"{over}/{under}"] = round(statistics.median(ratios), 3)

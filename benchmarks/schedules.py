@@ -20,7 +20,7 @@ from torch import nn
 
 import maskscope as ms
 from maskscope.core.files import load_tensors, save_tensors
-from maskscope.core.learned import State, read
+from maskscope.core.learning.learned import State, read
 from maskscope.core.seeded import derive, seeded
 from maskscope.data.double_addition import DoubleAddition, Mode
 from maskscope.models.lstm import LSTMSettings
@@ -54,6 +54,7 @@ CASES = {
 RUNS: dict[str, tuple[ms.Schedule, int]] = {
     "published": (ms.PUBLISHED, 2),
     "fast": (ms.FAST, 2),
+    "fast, bfloat16": (ms.FAST, 2),
     "fast, to the end": (replace(ms.FAST, settled=None), 2),
     "constant rate": (replace(ms.FAST, warmup=0.0, decay=0.0, settled=None), 2),
     "constant rate, sampled slope": (replace(ms.FAST, warmup=0.0, decay=0.0, settled=None, slope="sampled"), 2),
@@ -114,6 +115,7 @@ def learn(name: str, seed: int, case: Case, folder: Path) -> None:
         penalty=case.penalty,
         seed=key,
         resume=logits,
+        autocast=torch.bfloat16 if "bfloat16" in name else None,
     )
     start = saved_at = time.monotonic()
     for state in states:

@@ -31,12 +31,17 @@ def steps(results: dict[str, Any]) -> str:
                 f"{record['published/plain']:.2f}",
                 f"**{record['maskscope/plain']:.2f}**",
                 f"**{record['published/maskscope']:.2f}**",
+                f"{record['bfloat16/plain']:.2f}",
             ]
         )
     head = ["network", "masked weights", "K", "plain, ms", "published, ms", "maskscope, ms"]
     machine = results["machine"]
     note = f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}."
-    return note + "\n\n" + table([*head, "published / plain", "maskscope / plain", "published / maskscope"], rows)
+    return (
+        note
+        + "\n\n"
+        + table([*head, "published / plain", "maskscope / plain", "published / maskscope", "bfloat16 / plain"], rows)
+    )
 
 
 def growth(results: dict[str, Any]) -> str:

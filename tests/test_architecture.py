@@ -46,6 +46,17 @@ def test_imports_point_downward_only():
     assert not wrong
 
 
+def test_what_a_mask_is_does_not_know_how_it_is_learned():
+    core = ROOT / "core"
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in core.glob("*.py")
+        for name in imported(path)
+        if name.startswith("maskscope.core.learning")
+    ]
+    assert not wrong
+
+
 def test_analysis_data_and_models_do_not_know_each_other():
     siblings = {"analysis", "data", "models"}
     wrong = [

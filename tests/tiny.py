@@ -1,6 +1,6 @@
 """A double addition that takes seconds."""
 
-from maskscope.core.schedules import Schedule
+from maskscope.core.learning.schedules import Schedule
 from maskscope.data.double_addition import DoubleAddition
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings

@@ -11,11 +11,11 @@ from maskscope.core.apply import applied, bake, masked
 from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
 from maskscope.core.layout import layout
-from maskscope.core.learn import LearningInterrupted, NonFiniteLossError, learn_mask, learning
-from maskscope.core.logits import Logits
+from maskscope.core.learning.learn import LearningInterrupted, NonFiniteLossError, learn_mask, learning
+from maskscope.core.learning.logits import Logits
+from maskscope.core.learning.schedules import FAST, PUBLISHED, Schedule
 from maskscope.core.mask import Mask
 from maskscope.core.objectives import accuracy, cross_entropy
-from maskscope.core.schedules import FAST, PUBLISHED, Schedule
 from maskscope.progress import progress
 
 __all__ = [

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maskscope.analysis.compare import overlap, per_layer, per_tensor
-from maskscope.core.learn import NonFiniteLossError
+from maskscope.core.learning.learn import NonFiniteLossError
 from maskscope.core.mask import Mask
 from maskscope.core.select import nearest
 from maskscope.experiments import EXPERIMENTS, SUMMARIES, Preset, experiments

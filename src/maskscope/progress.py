@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from maskscope.core.learned import State, is_reading, read
+from maskscope.core.learning.learned import State, is_reading, read
 
 
 class RateColumn(ProgressColumn):
@@ -49,7 +49,7 @@ def progress(label: str, console: Console | None = None) -> Callable[[Iterator[S
     """A progress bar for ``learn_mask(..., watch=progress("add"))``.
 
     Examples:
-        >>> from maskscope.core.learn import learning
+        >>> from maskscope.core.learning.learn import learning
         >>> watch = progress("add")
     """
 

@@ -8,10 +8,10 @@ import torch
 from scipy import stats
 from torch import nn
 
-from maskscope.core.blocks import Blocks
 from maskscope.core.gates import GumbelSigmoid
-from maskscope.core.kernels import Kernel, words
 from maskscope.core.layout import layout
+from maskscope.core.learning.blocks import Blocks
+from maskscope.core.learning.kernels import Kernel, words
 from maskscope.core.noise import draw, uniform
 
 GATES = (GumbelSigmoid(), GumbelSigmoid(temperature=0.5), GumbelSigmoid(temperature=2.0))
@@ -121,9 +121,9 @@ def test_compiled_and_eager_give_the_same_bits():
     script = """
 import torch
 from torch import nn
-from maskscope.core.blocks import WIDTH, Blocks
+from maskscope.core.learning.blocks import WIDTH, Blocks
 from maskscope.core.gates import GumbelSigmoid
-from maskscope.core.kernels import Kernel, Moments, words
+from maskscope.core.learning.kernels import Kernel, Moments, words
 from maskscope.core.layout import layout
 from maskscope.core.noise import draw
 

@@ -10,9 +10,9 @@ from torch import nn
 from maskscope.core.apply import applied, bake, masked
 from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
 from maskscope.core.layout import layout
-from maskscope.core.learn import learn_mask
+from maskscope.core.learning.learn import learn_mask
+from maskscope.core.learning.schedules import Schedule
 from maskscope.core.mask import Mask
-from maskscope.core.schedules import Schedule
 from zoo import ZOO, Kind
 
 GRAINS = (PerWeight(), PerOutput(), PerInput(), PerTensor())

@@ -189,9 +189,9 @@ def test_a_head_is_one_unit_tied_over_q_k_v_and_o():
 
 def test_a_tied_head_is_learned_with_one_draw_and_the_sum_of_its_gradients():
     """Against autograd over a naive copy of the gate."""
-    from maskscope.core.learn import learning
+    from maskscope.core.learning.learn import learning
+    from maskscope.core.learning.schedules import Schedule
     from maskscope.core.noise import draw, uniform
-    from maskscope.core.schedules import Schedule
 
     model, over = heads()
     x = torch.randn(6, 8)

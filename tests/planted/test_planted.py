@@ -9,8 +9,8 @@ from maskscope.analysis.evaluate import evaluate
 from maskscope.core.apply import masked
 from maskscope.core.granularity import PerOutput
 from maskscope.core.layout import layout
-from maskscope.core.learn import learn_mask
-from maskscope.core.schedules import Schedule
+from maskscope.core.learning.learn import learn_mask
+from maskscope.core.learning.schedules import Schedule
 from planted.planting import DIGITS, answer, both, rows_of, side_by_side, trained
 
 

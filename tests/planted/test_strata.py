@@ -5,8 +5,8 @@ from torch.nn import functional
 
 from maskscope.analysis.compare import iou
 from maskscope.analysis.modularity import estimate
-from maskscope.core.learn import learn_mask
-from maskscope.core.schedules import Schedule
+from maskscope.core.learning.learn import learn_mask
+from maskscope.core.learning.schedules import Schedule
 from planted.planting import problems, trained
 
 

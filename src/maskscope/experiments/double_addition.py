@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from maskscope.core.schedules import FAST, PUBLISHED
+from maskscope.core.learning.schedules import FAST, PUBLISHED
 from maskscope.data.double_addition import DoubleAddition
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings

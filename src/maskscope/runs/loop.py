@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maskscope.core.files import Damaged, load_tensors, save_tensors
 from maskscope.core.interrupts import deferred
-from maskscope.core.learned import is_reading
+from maskscope.core.learning.learned import is_reading
 from maskscope.runs.store import RunFolder
 
 

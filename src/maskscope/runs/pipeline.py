@@ -17,9 +17,9 @@ from maskscope.analysis.number import Number
 from maskscope.core.files import Damaged, load_tensors, save_tensors
 from maskscope.core.fingerprint import Fingerprint, fingerprint
 from maskscope.core.layout import Layout, layout
-from maskscope.core.learn import learning
-from maskscope.core.learned import Reading, State, finish, origin_of, read, undecided
-from maskscope.core.logits import Logits
+from maskscope.core.learning.learn import learning
+from maskscope.core.learning.learned import Reading, State, finish, origin_of, read, undecided
+from maskscope.core.learning.logits import Logits
 from maskscope.core.mask import Mask
 from maskscope.core.seeded import derive, seeded
 from maskscope.runs.environment import Environment, environment

@@ -15,7 +15,7 @@ from maskscope.analysis.evaluate import evaluate
 from maskscope.analysis.number import Number
 from maskscope.core.apply import masked
 from maskscope.core.layout import Layout, layer
-from maskscope.core.learned import Reading
+from maskscope.core.learning.learned import Reading
 from maskscope.core.mask import Count, Mask
 from maskscope.core.objectives import Network
 from maskscope.core.seeded import derive

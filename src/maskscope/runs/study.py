@@ -15,8 +15,8 @@ from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
 from maskscope.core.layout import Layout
 from maskscope.core.layout import layout as lay_out
-from maskscope.core.learn import PENALTY
-from maskscope.core.schedules import FAST, Schedule
+from maskscope.core.learning.learn import PENALTY
+from maskscope.core.learning.schedules import FAST, Schedule
 from maskscope.data.double_addition import DoubleAddition
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings

@@ -10,10 +10,10 @@ import os
 os.environ["TRITON_INTERPRET"] = "1"
 import torch
 from torch import nn
-from maskscope.core import cuda
-from maskscope.core.blocks import WIDTH, Blocks
+from maskscope.core.learning import cuda
+from maskscope.core.learning.blocks import WIDTH, Blocks
 from maskscope.core.gates import GumbelSigmoid
-from maskscope.core.kernels import Kernel, words
+from maskscope.core.learning.kernels import Kernel, words
 from maskscope.core.layout import layout
 from maskscope.core.noise import draw, uniform
 

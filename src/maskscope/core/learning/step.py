@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from maskscope.core.apply import Swap
 from maskscope.core.batches import Part
-from maskscope.core.blocks import WIDTH, Rows, Run
 from maskscope.core.gates import Gate
-from maskscope.core.kernels import Kernel, words
 from maskscope.core.layout import Segment, Span
-from maskscope.core.logits import Logits
+from maskscope.core.learning.blocks import WIDTH, Rows, Run
+from maskscope.core.learning.kernels import Kernel, words
+from maskscope.core.learning.logits import Logits
+from maskscope.core.learning.products import Collecting, forwards
 from maskscope.core.noise import Draw, uniform
 from maskscope.core.objectives import Objective
-from maskscope.core.products import Collecting, forwards
 
 
 class _Direct(NamedTuple):

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from maskscope.core.blocks import WIDTH, Rows
+from maskscope.core.learning.blocks import WIDTH, Rows
 from maskscope.core.noise import BITS, COUNTER, MIX1, MIX2, MIX3
 
 _ROWS = 16

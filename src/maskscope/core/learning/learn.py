@@ -12,16 +12,16 @@ from maskscope.core.batches import Batches, Split, cut, stream
 from maskscope.core.fingerprint import fingerprint
 from maskscope.core.gates import Gate, GumbelSigmoid
 from maskscope.core.interrupts import deferred
-from maskscope.core.kernels import Kernel, Mode
 from maskscope.core.layout import Layout
 from maskscope.core.layout import layout as lay_out
-from maskscope.core.learned import Learned, Reading, State, finish, is_reading, origin_of, read
-from maskscope.core.logits import Logits
+from maskscope.core.learning.kernels import Kernel, Mode
+from maskscope.core.learning.learned import Learned, Reading, State, finish, is_reading, origin_of, read
+from maskscope.core.learning.logits import Logits
+from maskscope.core.learning.schedules import FAST, Schedule
+from maskscope.core.learning.step import Step
 from maskscope.core.modes import evaluating
 from maskscope.core.noise import draw
 from maskscope.core.objectives import Objective, Weighed
-from maskscope.core.schedules import FAST, Schedule
-from maskscope.core.step import Step
 
 PENALTY = 1e-4 / 128
 """Default weight of the summed logits. Source: the paper's 1e-4 over its batch of 128 (LSTM and add-mul)."""

@@ -19,7 +19,7 @@ from maskscope.core.noise import COUNTER, name_keys
 WIDTH = 64
 """Units in a row: a multiple of every vector register; at most 63 places are lost per small parameter."""
 
-LARGE = 1 << 20
+LARGE = 3 << 18
 """From so many units on a parameter has a run of its own, which reads its weights where they are; smaller ones are
 copied next to each other (4 bytes a weight), since every pass over a run costs some 50 microseconds to begin."""
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from maskscope.core.blocks import Blocks
 from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.granularity import PerOutput
-from maskscope.core.kernels import Kernel, words
 from maskscope.core.layout import layout
+from maskscope.core.learning.blocks import Blocks
+from maskscope.core.learning.kernels import Kernel, words
 from maskscope.core.noise import draw, uniform
 
 

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from maskscope.core.blocks import LARGE, Blocks, Rows
 from maskscope.core.gates import Gate
-from maskscope.core.kernels import BETAS, BLOCK, Kernel, Moments
 from maskscope.core.layout import Layout
-from maskscope.core.schedules import Schedule
-from maskscope.core.settling import Settling
+from maskscope.core.learning.blocks import LARGE, Blocks, Rows
+from maskscope.core.learning.kernels import BETAS, BLOCK, Kernel, Moments
+from maskscope.core.learning.schedules import Schedule
+from maskscope.core.learning.settling import Settling
 
 
 class Logits:

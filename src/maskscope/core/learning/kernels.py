@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
-from maskscope.core.blocks import WIDTH, Rows
 from maskscope.core.gates import Gate, GumbelSigmoid
+from maskscope.core.learning.blocks import WIDTH, Rows
 from maskscope.core.noise import Draw, uniform
 
 Mode = Literal["auto", "compiled", "eager"]
@@ -62,7 +62,7 @@ class Kernel:
         work: Units times samples times steps to come; used by ``auto``.
 
     Examples:
-        >>> from maskscope.core.blocks import Blocks
+        >>> from maskscope.core.learning.blocks import Blocks
         >>> from maskscope.core.gates import GumbelSigmoid
         >>> from maskscope.core.layout import layout
         >>> from maskscope.core.noise import draw
@@ -155,7 +155,7 @@ class Kernel:
 
 
 def _on_cuda(out: Rows, source: Rows, weights: Rows, keys: Keys, stream: Words, *, logits: bool) -> None:
-    from maskscope.core import cuda  # noqa: PLC0415 - Triton is not there on every platform
+    from maskscope.core.learning import cuda  # noqa: PLC0415 - Triton is not there on every platform
 
     cuda.sample(out, source, weights, keys, stream, logits=logits)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from maskscope.core.apply import Swap
-from maskscope.core.products import Collecting, forwards
+from maskscope.core.learning.products import Collecting, forwards
 
 
 def leaves_of(model):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maskscope.core.fingerprint import Fingerprint
 from maskscope.core.gates import Gate
-from maskscope.core.logits import Logits
+from maskscope.core.learning.logits import Logits
 from maskscope.core.mask import Mask, Origin
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from maskscope.core.schedules import Schedule
+from maskscope.core.learning.schedules import Schedule
 
 UNSETTLED = 3.0
 """A mask that at the end still changes by more than so many times the schedule's ``settled`` is warned of."""

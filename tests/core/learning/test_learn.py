@@ -12,16 +12,16 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from maskscope.core.blocks import Blocks
 from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.granularity import PerOutput
-from maskscope.core.kernels import Kernel
 from maskscope.core.layout import layout
-from maskscope.core.learn import LearningInterrupted, NonFiniteLossError, learn_mask, learning
-from maskscope.core.logits import Logits
+from maskscope.core.learning.blocks import Blocks
+from maskscope.core.learning.kernels import Kernel
+from maskscope.core.learning.learn import LearningInterrupted, NonFiniteLossError, learn_mask, learning
+from maskscope.core.learning.logits import Logits
+from maskscope.core.learning.schedules import Schedule
 from maskscope.core.noise import draw, uniform
 from maskscope.core.objectives import CrossEntropy, cross_entropy
-from maskscope.core.schedules import Schedule
 from maskscope.core.seeded import seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*keeps everything.*")

@@ -1,0 +1,1 @@
+"""How a mask is learned: schedules, logits, the work of a step and its passes over memory."""
