@@ -143,7 +143,7 @@ def test_stopping_jobs_saves_their_state_and_the_same_command_goes_on(number, tm
     while time.monotonic() < deadline and len(list(folders[0].glob("*/seed-0/metrics.jsonl"))) < 2:
         time.sleep(0.1)
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "go on with:\n  maskscope run double-addition --jobs 2" in err
     assert len(list(folders[0].glob("*/seed-0/checkpoint/state.safetensors"))) == 2
