@@ -121,18 +121,16 @@ class GumbelSigmoid:
 
         s is the probability that a second logistic variable lies below l + log(u / (1 - u)), so its mean over u is the
         distribution function of their sum (or difference), and the mean of ds/dl its density: with t = \|l\| / 2,
-        (t coth t - 1) / (2 sinh(t)^2), written with e = exp(-2t) to keep it finite.
+        (t coth t - 1) / (2 sinh(t)^2). With q = sigmoid(-2t), coth t = 1 / (1 - 2q), and all stays finite.
         """
         if self.temperature != 1.0:
             return None
         size = logits.abs()
         near = size < 0.5
         t = torch.where(near, 1.0, size * 0.5)
-        e = torch.sigmoid(-2 * t) / torch.sigmoid(
-            2 * t
-        )  # exp itself differs between eager and compiled in the last bit
-        rest = 1 - e
-        far = 2 * e * (t * (1 + e) / rest - 1) / (rest * rest)
+        q = torch.sigmoid(-2 * t)
+        r = 1 / (1 - 2 * q)
+        far = 2 * q * (1 - q) * (t * r - 1) * r * r
         square = size * size * 0.25
         # Close to 0 the quotient cancels; the series is 1/6 (1 - 2/5 t^2 + 2/21 t^4 - ...).
         return torch.where(near, 1 / 6 + square * (square * (1 / 63) - 1 / 15), far)

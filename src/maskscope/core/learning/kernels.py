@@ -165,6 +165,13 @@ def _noise(key0: Tensor, key1: Tensor, stream: Tensor) -> Tensor:
     return uniform(index, key0 + stream[0], key1 ^ stream[1], stream[2])
 
 
+def _mean_slope(gate: Gate, logits: Tensor) -> Tensor:
+    slope = gate.mean_slope(logits)
+    if slope is None:
+        raise TypeError(f"{gate} has no mean slope in closed form")
+    return slope
+
+
 def _functions(gate: Gate) -> dict[str, _Pass]:
     """What each pass does to a piece of rows."""
 
@@ -175,9 +182,7 @@ def _functions(gate: Gate) -> dict[str, _Pass]:
         out.copy_(gate.sample(gate.prepare(logits), _noise(*noise)) * weights)
 
     def collect_mean(gradient: Tensor, logits: Tensor, weights: Tensor, penalty: Tensor) -> None:
-        slope = gate.mean_slope(logits)
-        assert slope is not None
-        gradient.copy_(gradient * weights * slope + gate.penalty_slope(logits) * penalty)
+        gradient.copy_(gradient * weights * _mean_slope(gate, logits) + gate.penalty_slope(logits) * penalty)
 
     def collect(out: Tensor, gradient: Tensor, logits: Tensor, weights: Tensor, *noise: Tensor) -> None:
         out.copy_(out + gradient * weights * gate.slope(logits, _noise(*noise)))

@@ -87,8 +87,8 @@ class Schedule:
 
 
 FAST = Schedule()
-"""An eighth of the published steps at ten times the learning rate. Same sizes and accuracies on double addition; two
-such masks of one subtask agree less (IoU .82-.86) than two published ones (.94)."""
+"""At most an eighth of the published steps, at ten times the learning rate, begun slowly. On double addition (FNN 4x800) the
+masks have the published size and accuracies; two of them overlap by .92, two published ones by .95, one of each by .91."""
 
 PUBLISHED = Schedule(
     steps=20_000, learning_rate=1e-2, warmup=0.0, decay=0.0, settled=None, strata=False, slope="sampled"
