@@ -13,7 +13,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(READY)
 
-# About 5 minutes on 2 cores, after about 2 for setting up.
+# About 6 minutes on 2 cores, after about 2 for setting up.
 demo: $(READY)
 	$(BIN)/maskscope run double-addition --preset quick --jobs 2 --out runs
 

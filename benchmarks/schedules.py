@@ -49,7 +49,7 @@ CASES = {
     "lstm": Case(LSTMSettings(), "together", 1e-4 / BATCH),
     "small": Case(MLPSettings(hidden=(512, 512)), "separate", 4e-4 / BATCH, subtask="pair 2"),
 }
-"""The schedule was chosen on the first; the second tests it; the third was looked at only once, in the end."""
+"""The schedule was chosen on the first; the others test it."""
 
 RUNS: dict[str, tuple[ms.Schedule, int]] = {
     "published": (ms.PUBLISHED, 2),

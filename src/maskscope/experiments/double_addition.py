@@ -55,7 +55,7 @@ _QUICK_LSTM = replace(
     title="LSTM 1×192",
     network=LSTMSettings(hidden=192, layers=1),
     training=Training(steps=3000),
-    masking=replace(LSTM.masking, schedule=_QUICK_SCHEDULE),
+    masking=replace(LSTM.masking, schedule=replace(_QUICK_SCHEDULE, steps=2500)),
 )
 _QUICK_COPIED = replace(
     _QUICK_FNN, variant="fnn-copied", title="FNN 2×512, pair 2 copied over pair 1", surgery=CopySecondHalf()
