@@ -12,8 +12,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,7 +56,9 @@ def plain(case: Case) -> Callable[[], object]:
     return step
 
 
-def masked(case: Case, samples: int, autocast: torch.dtype | None = None) -> Callable[[], object]:
+def masked(
+    case: Case, samples: int, *, autocast: torch.dtype | None = None, low_memory: bool = False
+) -> Callable[[], object]:
     """A step of ``learn_mask`` with the default schedule."""
     schedule = replace(ms.FAST, steps=10**9, samples=samples)
     states: Iterator[object] = learning(
@@ -67,7 +68,9 @@ def masked(case: Case, samples: int, autocast: torch.dtype | None = None) -> Cal
         layout=case.layout,
         schedule=schedule,
         penalty=4e-4 / 128,
+        kernel="compiled",
         autocast=autocast,
+        low_memory=low_memory,
     )
     return lambda: next(states)
 
@@ -83,8 +86,9 @@ def measure(name: str, samples: int, settings: Bench) -> dict[str, object]:
         "plain": plain,
         "published": lambda c: published(c, samples),
         "maskscope": lambda c: masked(c, samples),
-        "bfloat16": lambda c: masked(c, samples, torch.bfloat16),
+        "bfloat16": lambda c: masked(c, samples, autocast=torch.bfloat16),
     }
+    subject = case(name)
     steps: dict[str, Callable[[], object]] = {}
     repeats: dict[str, int] = {}
     first: dict[str, float] = {}
@@ -98,8 +102,8 @@ def measure(name: str, samples: int, settings: Bench) -> dict[str, object]:
         for part, step in steps.items():
             rounds[part].append(_timed(step, repeats[part]))
     record: dict[str, object] = {
-        "network": case(name).name,
-        "masked weights": case(name).layout.weights,
+        "network": subject.name,
+        "masked weights": subject.layout.weights,
         "samples": samples,
         "milliseconds": {part: [round(1e3 * t, 3) for t in times] for part, times in rounds.items()},
         "first step, seconds": {part: round(t, 2) for part, t in first.items()},
@@ -134,27 +138,16 @@ def machine() -> dict[str, object]:
     return {"processor": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
-@contextmanager
-def threads(count: int) -> Generator[None]:
-    """So many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def main(settings: Bench) -> None:
     """Measure, print, and write the record."""
+    torch.set_num_threads(settings.threads)
     records: list[dict[str, object]] = []
-    with threads(settings.threads):
-        for name in settings.cases:
-            for samples in SAMPLES.get(name, (4,)):
-                records.append(measure(name, samples, settings))
-                print(json.dumps(records[-1]), flush=True)
-        settings.out.parent.mkdir(exist_ok=True, parents=True)
-        settings.out.write_text(json.dumps({"machine": machine(), "records": records}, indent=1) + "\n")
+    for name in settings.cases:
+        for samples in SAMPLES.get(name, (4,)):
+            records.append(measure(name, samples, settings))
+            print(json.dumps(records[-1]), flush=True)
+    settings.out.parent.mkdir(exist_ok=True, parents=True)
+    settings.out.write_text(json.dumps({"machine": machine(), "records": records}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib as mpl
 import torch
 import tyro
-from bench import HERE, machine
+from bench import HERE, machine, masked, plain
 from networks import Case, cnn, fnn
 
 import maskscope as ms
@@ -115,28 +115,7 @@ def measure(one: One) -> dict[str, object]:
 
 
 def _stepper(case: Case, one: One) -> Callable[[], object]:
-    if not one.samples:
-        adam = torch.optim.Adam(case.model.parameters(), lr=1e-5, fused=True)
-
-        def step() -> None:
-            adam.zero_grad()
-            case.objective(case.model, case.batch).backward()
-            adam.step()
-
-        return step
-    schedule = replace(ms.FAST, steps=10**6, samples=one.samples)
-    logits = ms.Logits(case.layout, schedule, low_memory=one.low_memory)
-    states = ms.learning(
-        case.model,
-        [case.batch],
-        case.objective,
-        layout=case.layout,
-        schedule=schedule,
-        penalty=1e-6,
-        resume=logits,
-        kernel="compiled",
-    )
-    return lambda: next(states)
+    return masked(case, one.samples, low_memory=one.low_memory) if one.samples else plain(case)
 
 
 def _memory(key: str) -> int:

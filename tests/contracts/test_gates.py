@@ -132,7 +132,7 @@ def passes(kernel, blocks, seed):
     logits, weights, slopes, mean, square = (torch.randn(blocks.count, WIDTH, generator=gen) * 6 for _ in range(5))
     keys, stream = (blocks.key0, blocks.key1), words(draw(1, 2, seed % 4, strata=4), blocks.device)
     gated, again, total, prepared = (blocks.full(0.0) for _ in range(4))
-    kernel.sample_logits(gated, logits, weights, keys, stream)
+    kernel.sample(gated, logits, weights, keys, stream, prepared=False)
     yield "noise and gate", gated
     prepared.copy_(gate.prepare(logits))
     kernel.sample(again, prepared, weights, keys, stream)

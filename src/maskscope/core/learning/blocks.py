@@ -48,8 +48,10 @@ class Blocks:
         """Place every span, and lay out the keys; ``large``: units from which a parameter has a run of its own."""
         self.layout = layout
         self.device = torch.device(device)
-        whole = [span for span in layout.spans if span.units >= large and span.units % WIDTH == 0]
-        small = [span for span in layout.spans if span not in whole]
+        whole: list[Span] = []
+        small: list[Span] = []
+        for span in layout.spans:
+            (whole if span.units >= large and span.units % WIDTH == 0 else small).append(span)
         self._first: dict[str, int] = {}
         keys: list[Int32[Tensor, "rows 2"]] = []
         count = 0
@@ -70,9 +72,7 @@ class Blocks:
         if small:
             self.runs.append(Run(slice(start, count), tuple(small)))
         self.unused = [  # places of the last rows of small parameters that hold no unit
-            slice(self._first[s.name] * WIDTH + s.units, -(-s.units // WIDTH) * WIDTH + self._first[s.name] * WIDTH)
-            for s in small
-            if s.units % WIDTH
+            slice(end, end + -end % WIDTH) for s in small if (end := self._first[s.name] * WIDTH + s.units) % WIDTH
         ]
 
     def full(self, value: float) -> Rows:
@@ -84,9 +84,9 @@ class Blocks:
         start = (self._first[span.name] - start) * WIDTH
         return rows.view(-1)[start : start + span.units]
 
-    def spread(self, flat: Float32[Tensor, " units"]) -> Rows:
-        """Rows from a flat vector in the layout's order."""
-        rows = self.full(0.0)
+    def spread(self, flat: Float32[Tensor, " units"], out: Rows | None = None) -> Rows:
+        """Rows from a flat vector in the layout's order; in ``out``, where given."""
+        rows = self.full(0.0) if out is None else out
         for span in self.layout.spans:
             self.own(rows, span).copy_(span.own(flat))
         return rows

@@ -85,19 +85,17 @@ class Kernel:
         self._triton = mode != "eager" and isinstance(gate, GumbelSigmoid) and find_spec("triton") is not None
         self._passes: dict[str, _Pass] = {}
 
-    def sample(self, out: Rows, prepared: Rows, weights: Rows, keys: Keys, stream: Words) -> None:
-        """Weights times gates, for one draw of the noise; from prepared logits."""
-        if self._triton and out.is_cuda:
-            _on_cuda(out, prepared, weights, keys, stream, logits=False)
-        else:
-            self._run("sample", (out, prepared, weights, *keys), stream)
+    def sample(
+        self, out: Rows, source: Rows, weights: Rows, keys: Keys, stream: Words, *, prepared: bool = True
+    ) -> None:
+        """Weights times gates, for one draw of the noise.
 
-    def sample_logits(self, out: Rows, logits: Rows, weights: Rows, keys: Keys, stream: Words) -> None:
-        """The same from the logits themselves: more arithmetic, less memory."""
+        ``source``: prepared logits, or (``prepared=False``) the logits themselves: more arithmetic, less memory.
+        """
         if self._triton and out.is_cuda:
-            _on_cuda(out, logits, weights, keys, stream, logits=True)
+            _on_cuda(out, source, weights, keys, stream, logits=not prepared)
         else:
-            self._run("sample_logits", (out, logits, weights, *keys), stream)
+            self._run("sample" if prepared else "prepare_and_sample", (out, source, weights, *keys), stream)
 
     def collect_mean(self, gradient: Rows, logits: Rows, weights: Rows, penalty: Float32[Tensor, ""]) -> None:
         """d(loss)/d(gated weight), summed over samples, becomes d(loss + penalty)/d(logit), by the gate's mean slope."""
@@ -119,10 +117,8 @@ class Kernel:
         ``scalars``: what the gradient is multiplied with (the clip), the learning rate over the first moment's
         correction, one over the root of the second's, and 0 if the step is not to be taken.
         """
-        if prepared is None:
-            self._run("descend", (logits, *moments, gradient), scalars)
-        else:
-            self._run("descend_and_prepare", (logits, prepared, *moments, gradient), scalars)
+        also = () if prepared is None else (prepared,)
+        self._run("descend", (logits, *moments, gradient, *also), scalars)
 
     def _run(self, which: str, rows: tuple[Tensor, ...], last: Tensor) -> None:
         if self.compiled and self._compiled(which, (*rows, last)):
@@ -178,8 +174,8 @@ def _functions(gate: Gate) -> dict[str, _Pass]:
     def sample(out: Tensor, prepared: Tensor, weights: Tensor, *noise: Tensor) -> None:
         out.copy_(gate.sample(prepared, _noise(*noise)) * weights)
 
-    def sample_logits(out: Tensor, logits: Tensor, weights: Tensor, *noise: Tensor) -> None:
-        out.copy_(gate.sample(gate.prepare(logits), _noise(*noise)) * weights)
+    def prepare_and_sample(out: Tensor, logits: Tensor, weights: Tensor, *noise: Tensor) -> None:
+        sample(out, gate.prepare(logits), weights, *noise)
 
     def collect_mean(gradient: Tensor, logits: Tensor, weights: Tensor, penalty: Tensor) -> None:
         gradient.copy_(gradient * weights * _mean_slope(gate, logits) + gate.penalty_slope(logits) * penalty)
@@ -190,18 +186,15 @@ def _functions(gate: Gate) -> dict[str, _Pass]:
     def penalise(gradient: Tensor, logits: Tensor, penalty: Tensor) -> None:
         gradient.copy_(gradient + gate.penalty_slope(logits) * penalty)
 
-    def descend(logits: Tensor, mean: Tensor, square: Tensor, gradient: Tensor, scalars: Tensor) -> None:
+    def descend(logits: Tensor, mean: Tensor, square: Tensor, gradient: Tensor, *rest: Tensor) -> None:
+        *prepared, scalars = rest
         new = _adam(logits, mean, square, gradient, scalars)
         for old, value in zip((logits, mean, square), new, strict=True):
             old.copy_(value)
+        for out in prepared:
+            out.copy_(gate.prepare(new[0]))
 
-    def descend_and_prepare(logits: Tensor, prepared: Tensor, mean: Tensor, square: Tensor, *rest: Tensor) -> None:
-        new = _adam(logits, mean, square, *rest)
-        for old, value in zip((logits, mean, square), new, strict=True):
-            old.copy_(value)
-        prepared.copy_(gate.prepare(new[0]))
-
-    passes = (sample, sample_logits, collect_mean, collect, penalise, descend, descend_and_prepare)
+    passes = (sample, prepare_and_sample, collect_mean, collect, penalise, descend)
     return {function.__name__: function for function in passes}
 
 

@@ -99,7 +99,7 @@ def origin_of(*, gate: Gate, steps: int, penalty: float, seed: int, subtask: str
 
 
 def finish(logits: Logits, gate: Gate, origin: Origin, curve: Sequence[Reading]) -> Learned:
-    """Harden the logits; a mask that ends empty or full is a warning."""
+    """Harden the logits; a mask that ends empty, full or unsettled is a warning."""
     values = logits.values.cpu()
     mask = Mask.of(logits.layout, gate.harden(values, logits.layout), origin)
     what = f"the mask of {origin.subtask or 'this subtask'}"

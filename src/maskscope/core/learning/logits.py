@@ -134,5 +134,4 @@ class Logits:
             ("adam_mean", self._moments.mean),
             ("adam_square", self._moments.square),
         ):
-            for span in self.layout.spans:
-                self.blocks.own(rows, span).copy_(span.own(state[name]))
+            self.blocks.spread(state[name], rows)

@@ -88,7 +88,8 @@ class Schedule:
 
 FAST = Schedule()
 """At most an eighth of the published steps, at ten times the learning rate, begun slowly. On double addition (FNN 4x800) the
-masks have the published size and accuracies; two of them overlap by .92, two published ones by .95, one of each by .91."""
+masks have the published size and accuracies; two of them overlap by .92, two published ones by .95, one of each by .91. On the LSTM they are a sixth larger than published
+ones, which still shrink after 20,000 steps, and overlap with them by .77."""
 
 PUBLISHED = Schedule(
     steps=20_000, learning_rate=1e-2, warmup=0.0, decay=0.0, settled=None, strata=False, slope="sampled"

@@ -16,12 +16,13 @@ UNSETTLED = 3.0
 
 
 class Settling:
-    """Looks at the hard mask every 4 % of a schedule (10 steps at least), and decides when the learning rate begins its last fall.
+    """Looks at the hard mask every 4 % of a schedule (10 steps at least); decides when the learning rate falls at last.
 
     Examples:
         >>> settling = Settling(Schedule(steps=100, warmup=0.0, decay=0.1, settled=0.5))
         >>> for step in range(1, 31):
-        ...     settling.look(step, torch.tensor([True, True, step < 15]))
+        ...     if settling.due(step):
+        ...         settling.look(step, torch.tensor([True, True, step < 15]))
         >>> settling.changed, settling.end
         (0.0, 40)
     """
@@ -42,9 +43,7 @@ class Settling:
         return step % self.every == 0 and step <= self.end - self.schedule.decay_steps
 
     def look(self, step: int, kept: Bool[Tensor, " units"]) -> None:
-        """Compare with the last look; where little changed, end after the fall of the learning rate."""
-        if not self.due(step):
-            return
+        """When due: compare with the last look; where little changed, end after the fall of the learning rate."""
         bits = np.packbits(kept.cpu().numpy())
         if self._last is not None:
             different = int.from_bytes((bits ^ self._last).tobytes(), "big").bit_count()

@@ -23,16 +23,8 @@ from maskscope.core.noise import Draw, uniform
 from maskscope.core.objectives import Objective
 
 
-class _Direct(NamedTuple):
-    """A float32 parameter with one unit per weight: gated in the rows themselves, its gradient collected there."""
-
-    name: str
-    leaf: Tensor
-    gradient: Tensor
-
-
 class _Shaped(NamedTuple):
-    """Any other parameter: gates drawn in the rows are broadcast over its view, its gradient is summed over units."""
+    """A parameter that is not gated in the rows themselves: gates drawn in the rows are broadcast over its view, its gradient is summed over units."""
 
     segment: Segment
     span: Span
@@ -71,7 +63,8 @@ class _Pass(NamedTuple):
     gradient: Rows
     total: Rows
     logits: Rows
-    prepared: Rows | None
+    source: Rows
+    """What samples are drawn from: the prepared logits, or the logits."""
     weights: Rows
     keys: tuple[Tensor, Tensor]
 
@@ -116,13 +109,14 @@ class Step:
         logits.prepare(kernel.gate)
         gated = blocks.full(0.0)
         self.gradient = logits.gradient if self.mean else blocks.full(0.0)
-        self.direct: list[_Direct] = []
+        source = logits.rows if logits.prepared is None else logits.prepared
+        self.direct: dict[str, Tensor] = {}
+        """Leaves of float32 parameters with one unit per weight: views of the rows, and so are their gradients."""
         self.shaped: list[_Shaped] = []
         self.passes: list[_Pass] = []
         for run in blocks.runs:
             shares = [self._place(span, weights, gated) for span in run.spans]
             rows = run.rows
-            prepared = None if logits.prepared is None else logits.prepared[rows].data
             # Not as views of larger tensors (.data): the compiler would compile every pass again for those.
             self.passes.append(
                 _Pass(
@@ -130,25 +124,21 @@ class Step:
                     self.gradient[rows].data,
                     logits.gradient[rows].data,
                     logits.rows[rows].data,
-                    prepared,
+                    source[rows].data,
                     self._weights_of(run, shares).data,
                     (blocks.key0[rows].data, blocks.key1[rows].data),
                 )
             )
-        self.leaves = {name: leaf for name, leaf, _ in self.direct} | {s.segment.parameter: s.leaf for s in self.shaped}
+        self.leaves = self.direct | {shaped.segment.parameter: shaped.leaf for shaped in self.shaped}
         self.collecting = Collecting()
-        direct = {name: leaf for name, leaf, _ in self.direct}
-        self.swap = Swap(model, {**weights, **self.leaves}, forwards(model, direct, self.collecting))
+        self.swap = Swap(model, {**weights, **self.leaves}, forwards(model, self.direct, self.collecting))
         self._checked = False
 
     def run(self, part: Part, stream: Draw) -> Tensor:
         """Run one part under one sample and keep its gradient; returns its share of the loss."""
         drawn = words(stream, self.logits.device)
         for p in self.passes:
-            if p.prepared is None:
-                self.kernel.sample_logits(p.gated, p.logits, p.weights, p.keys, drawn)
-            else:
-                self.kernel.sample(p.gated, p.prepared, p.weights, p.keys, drawn)
+            self.kernel.sample(p.gated, p.source, p.weights, p.keys, drawn, prepared=self.logits.prepared is not None)
         for shaped in self.shaped:
             shaped.fill()
         loss = self._backward(part) if self._checked else self._first_backward(part)
@@ -185,7 +175,7 @@ class Step:
         if len(span.segments) == 1 and segment.units == segment.weights and _fits(weight, gated):
             leaf = own_gated.view(segment.shape).requires_grad_()
             leaf.grad = own_gradient.view(segment.shape)
-            self.direct.append(_Direct(segment.parameter, leaf, leaf.grad))
+            self.direct[segment.parameter] = leaf
             return weight.view(-1)
         for item in span.segments:
             weight = weights[item.parameter]
