@@ -156,7 +156,7 @@ def vit() -> nn.Module:
 
 ZOO = (
     Kind("mlp", lambda: MLP(6, (8, 8), 4), _floats(8, 6)),
-    Kind("paper-lstm", lambda: LSTM(5, 6, 2, 4), _floats(8, 3, 5)),
+    Kind("paper-lstm", lambda: LSTM(5, 16, 2, 4), _floats(8, 3, 5)),
     Kind("recurrent", Recurrent, _floats(8, 3, 3)),
     Kind("convolutions", Convolutions, _floats(8, 2, 6, 6)),
     Kind("attention", Attention, _floats(8, 3, 8)),

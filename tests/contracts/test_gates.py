@@ -132,11 +132,10 @@ def passes(kernel, blocks, seed):
     logits, weights, slopes, mean, square = (torch.randn(blocks.count, WIDTH, generator=gen) * 6 for _ in range(5))
     keys, stream = (blocks.key0, blocks.key1), words(draw(1, 2, seed % 4, strata=4), blocks.device)
     gated, again, total, prepared = (blocks.full(0.0) for _ in range(4))
-    kernel.sample(gated, logits, weights, keys, stream, prepared=False)
+    kernel.sample(gated, logits, None, weights, keys, stream)
     yield "noise and gate", gated
-    prepared.copy_(gate.prepare(logits))
-    kernel.sample(again, prepared, weights, keys, stream)
-    yield "prepared", again
+    yield "prepared", kernel.prepare(prepared, logits)
+    kernel.sample(again, logits, prepared, weights, keys, stream)
     assert torch.equal(gated, again)
     kernel.collect(total, slopes, logits, weights, keys, stream)
     yield "slope", total
@@ -177,7 +176,7 @@ def test_without_a_compiler_one_warning_says_what_it_costs(monkeypatch):
 
     def gated(kernel):
         out = blocks.full(0.0)
-        kernel.sample(out, blocks.full(0.5), blocks.full(1.0), (blocks.key0, blocks.key1), stream)
+        kernel.sample(out, blocks.full(0.0), blocks.full(0.5), blocks.full(1.0), (blocks.key0, blocks.key1), stream)
         return out
 
     kernel = Kernel(GumbelSigmoid(), "compiled")

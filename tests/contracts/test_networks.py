@@ -10,9 +10,10 @@ from torch import nn
 from maskscope.core.apply import applied, bake, masked
 from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
 from maskscope.core.layout import layout
-from maskscope.core.learning.learn import learn_mask
+from maskscope.core.learning.learn import learn_mask, learning
 from maskscope.core.learning.schedules import Schedule
 from maskscope.core.mask import Mask
+from native import with_products
 from zoo import ZOO, Kind
 
 GRAINS = (PerWeight(), PerOutput(), PerInput(), PerTensor())
@@ -149,6 +150,25 @@ def test_every_grain_learns_and_comes_back_from_its_file(kind, grain, tmp_path):
     loaded = Mask.load(path, model)
     assert loaded == learned.mask
     assert loaded.origin == learned.mask.origin
+
+
+@EVERY
+@pytest.mark.parametrize("slope", ["mean", "sampled"])
+def test_products_that_gate_by_themselves_give_the_same_gradient(kind, slope, monkeypatch):
+    """Whatever a network does with its weights: products known here, others, both with one weight, none."""
+    schedule = Schedule(steps=1, samples=2, slope=slope, clip=1e9)
+
+    def gradient():
+        model, batch = kind.model(), kind.batch()
+        before = traces(model)
+        over = layout(model, ["*"])
+        (state,) = learning(model, [batch, batch], objective(kind), layout=over, schedule=schedule)
+        assert_untouched(model, before)
+        return state.logits.state()["adam_mean"]
+
+    by_torch = gradient()
+    with_products(monkeypatch)
+    torch.testing.assert_close(gradient(), by_torch, rtol=1e-3, atol=1e-6)
 
 
 @EVERY

@@ -38,7 +38,7 @@ def test_the_noise_of_a_row_is_that_of_its_parameter(large):
     over = layout(network(), ["*"])
     blocks, gate, stream = Blocks(over, large=large), GumbelSigmoid(), draw(3, 5, 1, strata=4)
     half, ones, gates = (blocks.full(value) for value in (0.5, 1.0, 0.0))
-    Kernel(gate, "eager").sample(gates, half, ones, (blocks.key0, blocks.key1), words(stream, blocks.device))
+    Kernel(gate, "eager").sample(gates, half, half, ones, (blocks.key0, blocks.key1), words(stream, blocks.device))
     for span in over.spans:
         u = uniform(torch.arange(span.units, dtype=torch.int32), *stream.of(span.name))
         assert torch.equal(blocks.own(gates, span), (u > 0.5).float())

@@ -33,7 +33,7 @@ for sample in range(4):
         cuda.sample(gates, u - shift, torch.ones(1, 1).expand(blocks.count, WIDTH), keys, stream, logits=False)
         assert bool((gates == kept).all()), (sample, shift)
     eager, found = blocks.full(0.0), blocks.full(0.0)
-    Kernel(gate, "eager").sample(eager, gate.prepare(logits), weights, keys, stream)
+    Kernel(gate, "eager").sample(eager, logits, gate.prepare(logits), weights, keys, stream)
     cuda.sample(found, gate.prepare(logits), weights, keys, stream, logits=False)
     assert torch.equal(found, eager)
     cuda.sample(found, logits, weights, keys, stream, logits=True)

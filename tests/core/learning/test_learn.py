@@ -23,6 +23,8 @@ from maskscope.core.learning.schedules import Schedule
 from maskscope.core.noise import draw, uniform
 from maskscope.core.objectives import CrossEntropy, cross_entropy
 from maskscope.core.seeded import seeded
+from maskscope.models.lstm import LSTM
+from native import with_products
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*keeps everything.*")
 
@@ -444,6 +446,55 @@ def test_an_objective_may_differentiate_the_network_itself(model):
     torch.testing.assert_close(fused, found(), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["linear", "lstm"])
+def test_it_may_do_so_with_products_that_gate_by_themselves(name, monkeypatch):
+    """They compute gradients that can be differentiated again as torch does."""
+    with seeded(0):
+        linear = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+        x, model = torch.randn(8, 5, 4), linear if name == "linear" else LSTM(4, 16, 2, 3)
+    schedule = Schedule(steps=1, samples=2, clip=1e9)
+
+    def smooth(network, data):
+        inputs = data.clone().requires_grad_()
+        loss = network(inputs).square().mean()
+        (slope,) = torch.autograd.grad(loss, inputs, create_graph=True)
+        return loss + slope.square().sum()
+
+    def found():
+        (state,) = learning(model, [x], smooth, layout=layout(model, ["*"]), schedule=schedule, penalty=0.0)
+        return state.logits.state()["adam_mean"]
+
+    by_torch = found()
+    with_products(monkeypatch)
+    torch.testing.assert_close(found(), by_torch, rtol=1e-3, atol=1e-6)
+
+
+def test_a_run_with_such_products_resumes_bit_for_bit(model, monkeypatch):
+    with_products(monkeypatch)
+    over, schedule = layout(model, ["*"]), Schedule(steps=20, samples=2, settled=None)
+    whole = learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule).logits
+    halfway = Logits(over, schedule)
+    for state in learning(model, batch, cross_entropy, layout=over, schedule=schedule):
+        if state.step == 7:
+            halfway.restore(state.logits.state())
+            break
+    resumed = learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule, resume=halfway).logits
+    assert torch.equal(resumed, whole)
+
+
+def test_a_teacher_sees_the_plain_network_among_such_products(model, monkeypatch):
+    """An objective that calls the network itself gets it without a mask, whatever stands in for its layers."""
+    with_products(monkeypatch)
+    x, plain = batch(0)[0], model(batch(0)[0]).detach()
+
+    def distilled(network, data):
+        assert torch.equal(model(data[0]), model(data[0]))
+        return (network(data[0]) - model(data[0]).detach()).square().mean()
+
+    learn_mask(model, [(x, x)], distilled, schedule=Schedule(steps=2, samples=1))
+    assert torch.equal(model(x), plain)
+
+
 def test_a_mask_that_no_longer_changes_ends_early(model):
     schedule = Schedule(steps=3000, learning_rate=0.3, samples=2, settled=0.02)
     learned = learn_mask(model, batch, cross_entropy, layout=layout(model), penalty=1e-4, schedule=schedule)
@@ -483,12 +534,15 @@ def test_products_in_bfloat16_learn_much_the_same(model):
     assert torch.corrcoef(torch.stack(list(logits.values())))[0, 1] > 0.9
 
 
-def test_low_memory_gives_the_same_mask():
+@pytest.mark.parametrize("products", [False, True])
+def test_low_memory_gives_the_same_mask(products, monkeypatch):
     """And so do runs of their own: in low memory the middle weight has one, otherwise it lies among the others."""
+    if products:
+        with_products(monkeypatch)
     with seeded(0):
         model = nn.Sequential(nn.Linear(4, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 3))
     over, schedule = layout(model, ["*"]), Schedule(steps=30, samples=2, settled=None)
-    assert len(Blocks(over, large=1 << 14).runs) == 2 > len(Blocks(over).runs)
+    assert len(Blocks(over, large=1 << 14).runs) == 3 > len(Blocks(over).runs)
     ordinary, low = (
         learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule, low_memory=low).logits
         for low in (False, True)

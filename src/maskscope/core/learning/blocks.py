@@ -1,8 +1,8 @@
 """Where the units of a layout lie while they are learned: rows of 64, each row of one parameter.
 
 Every row knows the noise keys of its parameter, so one pass over many rows serves any number of parameters, and no
-vector loop ever has a remainder. Large parameters come first, in their own order, and fill whole rows; all others
-follow, each begun on a new row.
+vector loop ever has a remainder. Large parameters come first, in their own order, and fill whole rows; then small
+matrices, then all others, each begun on a new row.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ class Run(NamedTuple):
     spans: tuple[Span, ...]
 
 
+def is_matrix(span: Span) -> bool:
+    """Whether a span lies over one matrix, a unit for every weight."""
+    segment = span.segments[0]
+    return len(span.segments) == 1 and len(segment.shape) == 2 and segment.units == segment.weights
+
+
 class Blocks:
     """The rows of a layout.
 
@@ -49,31 +55,42 @@ class Blocks:
         self.layout = layout
         self.device = torch.device(device)
         whole: list[Span] = []
-        small: list[Span] = []
+        matrices: list[Span] = []
+        others: list[Span] = []
         for span in layout.spans:
-            (whole if span.units >= large and span.units % WIDTH == 0 else small).append(span)
+            if span.units >= large and span.units % WIDTH == 0:
+                whole.append(span)
+            else:
+                (matrices if is_matrix(span) else others).append(span)
         self._first: dict[str, int] = {}
+        self.runs: list[Run] = []
+        self.unused: list[slice] = []
+        """Places of rows that hold no unit."""
         keys: list[Int32[Tensor, "rows 2"]] = []
         count = 0
-        for span in (*whole, *small):
-            rows = -(-span.units // WIDTH)
-            self._first[span.name] = count
-            count += rows
-            keys.append(_keys(span.name, rows))
-        start = self._first[small[0].name] if small else count
-        if count - start == 1:  # one row alone would have a compiled pass of its own
-            count += 1
-            keys.append(torch.zeros(1, 2, dtype=torch.int32))
+        for spans in (*((span,) for span in whole), matrices, others):
+            start = count
+            for span in spans:
+                rows = -(-span.units // WIDTH)
+                self._first[span.name] = count
+                keys.append(_keys(span.name, rows))
+                if span.units % WIDTH:
+                    self.unused.append(slice(count * WIDTH + span.units, (count + rows) * WIDTH))
+                count += rows
+            if count - start == 1:  # one row alone would have a compiled pass of its own
+                keys.append(torch.zeros(1, 2, dtype=torch.int32))
+                self.unused.append(slice(count * WIDTH, (count + 1) * WIDTH))
+                count += 1
+            if spans:
+                self.runs.append(Run(slice(start, count), tuple(spans)))
         self.count = count
         both = torch.cat(keys).to(self.device)
         self.key0: Int32[Tensor, "rows 1"] = both[:, :1].contiguous()
         self.key1: Int32[Tensor, "rows 1"] = both[:, 1:].contiguous()
-        self.runs = [Run(slice(self._first[s.name], self._first[s.name] + s.units // WIDTH), (s,)) for s in whole]
-        if small:
-            self.runs.append(Run(slice(start, count), tuple(small)))
-        self.unused = [  # places of the last rows of small parameters that hold no unit
-            slice(end, end + -end % WIDTH) for s in small if (end := self._first[s.name] * WIDTH + s.units) % WIDTH
-        ]
+
+    def row(self, span: Span) -> int:
+        """The first row of a span."""
+        return self._first[span.name]
 
     def full(self, value: float) -> Rows:
         """Rows of one value."""

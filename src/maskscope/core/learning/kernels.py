@@ -14,6 +14,7 @@ from torch import Tensor
 
 from maskscope.core.gates import Gate, GumbelSigmoid
 from maskscope.core.learning.blocks import WIDTH, Rows
+from maskscope.core.learning.native import Library, library
 from maskscope.core.noise import Draw, uniform
 
 Mode = Literal["auto", "compiled", "eager"]
@@ -35,6 +36,9 @@ _ONE_PASS: dict[str, str | int | bool | Callable[..., Any]] = {
 BETAS = (0.9, 0.999)
 """Adam's decay rates: torch's defaults, as published."""
 _EPSILON = 1e-8
+
+_WORTH_IT = 8
+"""Floats in a vector from which products with gated weights beat torch's (measured: 16; about equal: 8; slower: 4)."""
 
 Keys = tuple[Int32[Tensor, "rows 1"], Int32[Tensor, "rows 1"]]
 Words = Int32[Tensor, " 3"]
@@ -69,7 +73,7 @@ class Kernel:
         >>> blocks = Blocks(layout(torch.nn.Linear(2, 2)))
         >>> gated, prepared, weights = blocks.full(0.0), blocks.full(0.5), blocks.full(5.0)
         >>> stream = words(draw(0, 0, 0), blocks.device)
-        >>> Kernel(GumbelSigmoid()).sample(gated, prepared, weights, (blocks.key0, blocks.key1), stream)
+        >>> Kernel(GumbelSigmoid()).sample(gated, prepared, prepared, weights, (blocks.key0, blocks.key1), stream)
         >>> gated.view(-1)[:4]
         tensor([0., 0., 0., 5.])
     """
@@ -85,17 +89,29 @@ class Kernel:
         self._triton = mode != "eager" and isinstance(gate, GumbelSigmoid) and find_spec("triton") is not None
         self._passes: dict[str, _Pass] = {}
 
-    def sample(
-        self, out: Rows, source: Rows, weights: Rows, keys: Keys, stream: Words, *, prepared: bool = True
-    ) -> None:
-        """Weights times gates, for one draw of the noise.
+    def native(self, device: torch.device) -> Library | None:
+        """Products with gated weights, where they are to be had and these passes are compiled; None elsewhere."""
+        if not self.compiled or type(self.gate) is not GumbelSigmoid or device.type != "cpu":
+            return None
+        found = library()
+        if found is None or found.lanes < _WORTH_IT:
+            return None
+        self.compile_seconds += found.seconds
+        found.seconds = 0.0
+        return found
 
-        ``source``: prepared logits, or (``prepared=False``) the logits themselves: more arithmetic, less memory.
-        """
+    def prepare(self, out: Rows, logits: Rows) -> Rows:
+        """What samples need of the logits."""
+        self._run("prepare", (out, logits))
+        return out
+
+    def sample(self, out: Rows, logits: Rows, prepared: Rows | None, weights: Rows, keys: Keys, stream: Words) -> None:
+        """Weights times gates, for one draw of the noise; from prepared logits, where they are kept."""
+        source = logits if prepared is None else prepared
         if self._triton and out.is_cuda:
-            _on_cuda(out, source, weights, keys, stream, logits=not prepared)
+            _on_cuda(out, source, weights, keys, stream, logits=prepared is None)
         else:
-            self._run("sample" if prepared else "prepare_and_sample", (out, source, weights, *keys), stream)
+            self._run("sample" if prepared is not None else "prepare_and_sample", (out, source, weights, *keys), stream)
 
     def collect_mean(self, gradient: Rows, logits: Rows, weights: Rows, penalty: Float32[Tensor, ""]) -> None:
         """d(loss)/d(gated weight), summed over samples, becomes d(loss + penalty)/d(logit), by the gate's mean slope."""
@@ -120,13 +136,13 @@ class Kernel:
         also = () if prepared is None else (prepared,)
         self._run("descend", (logits, *moments, gradient, *also), scalars)
 
-    def _run(self, which: str, rows: tuple[Tensor, ...], last: Tensor) -> None:
-        if self.compiled and self._compiled(which, (*rows, last)):
+    def _run(self, which: str, rows: tuple[Tensor, ...], *rest: Tensor) -> None:
+        if self.compiled and self._compiled(which, (*rows, *rest)):
             return
         count = rows[0].shape[0]
         for start in range(0, count, BLOCK):
             pieces = (tensor[start : start + BLOCK] for tensor in rows)
-            self._functions[which](*pieces, last)
+            self._functions[which](*pieces, *rest)
 
     def _compiled(self, which: str, arguments: tuple[Any, ...]) -> bool:
         """Run the compiled pass; where the compiler fails, one warning, and eager from then on."""
@@ -174,6 +190,9 @@ def _functions(gate: Gate) -> dict[str, _Pass]:
     def sample(out: Tensor, prepared: Tensor, weights: Tensor, *noise: Tensor) -> None:
         out.copy_(gate.sample(prepared, _noise(*noise)) * weights)
 
+    def prepare(out: Tensor, logits: Tensor) -> None:
+        out.copy_(gate.prepare(logits))
+
     def prepare_and_sample(out: Tensor, logits: Tensor, weights: Tensor, *noise: Tensor) -> None:
         sample(out, gate.prepare(logits), weights, *noise)
 
@@ -194,7 +213,7 @@ def _functions(gate: Gate) -> dict[str, _Pass]:
         for out in prepared:
             out.copy_(gate.prepare(new[0]))
 
-    passes = (sample, prepare_and_sample, collect_mean, collect, penalise, descend)
+    passes = (prepare, sample, prepare_and_sample, collect_mean, collect, penalise, descend)
     return {function.__name__: function for function in passes}
 
 

@@ -126,10 +126,11 @@ def learning(
         if step >= settling.end:
             break
         loss = torch.zeros((), dtype=torch.float32, device=logits.device)
-        step_over.begin()
+        strata = schedule.strata_of_step
+        step_over.begin([draw(seed, step, sample, strata=strata) for sample in range(schedule.samples)])
         with evaluating(model):
             for part in cut(batch, schedule.samples, split, weigh):
-                loss += step_over.run(part, draw(seed, step, part.sample, strata=schedule.strata_of_step))
+                loss += step_over.run(part)
         step_over.finish()
         fine = logits.descend(fused, fine & loss.isfinite())
         good += fine

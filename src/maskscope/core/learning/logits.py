@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from maskscope.core.gates import Gate
 from maskscope.core.layout import Layout
 from maskscope.core.learning.blocks import LARGE, Blocks, Rows
-from maskscope.core.learning.kernels import BETAS, BLOCK, Kernel, Moments
+from maskscope.core.learning.kernels import BETAS, Kernel, Moments
 from maskscope.core.learning.schedules import Schedule
 from maskscope.core.learning.settling import Settling
 
@@ -53,12 +52,10 @@ class Logits:
         self.settling = Settling(schedule)
         self._moments = Moments(self.blocks.full(0.0), self.blocks.full(0.0))
 
-    def prepare(self, gate: Gate) -> None:
+    def prepare(self, kernel: Kernel) -> None:
         """Before the first step: what the gate's samples need."""
         if not self.low_memory:
-            self.prepared = torch.empty_like(self.rows)
-            for piece, logits in zip(self.prepared.split(BLOCK), self.rows.split(BLOCK), strict=True):
-                piece.copy_(gate.prepare(logits))
+            self.prepared = kernel.prepare(torch.empty_like(self.rows), self.rows)
 
     @property
     def values(self) -> Float32[Tensor, " units"]:

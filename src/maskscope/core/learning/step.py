@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,16 +15,22 @@ from maskscope.core.apply import Swap
 from maskscope.core.batches import Part
 from maskscope.core.gates import Gate
 from maskscope.core.layout import Segment, Span
-from maskscope.core.learning.blocks import WIDTH, Rows, Run
+from maskscope.core.learning import products, recurrent
+from maskscope.core.learning.blocks import WIDTH, Rows, Run, is_matrix
+from maskscope.core.learning.gated import GatedWeight
 from maskscope.core.learning.kernels import Kernel, words
 from maskscope.core.learning.logits import Logits
-from maskscope.core.learning.products import Collecting, forwards
+from maskscope.core.learning.native import Library, Planes
+from maskscope.core.learning.products import Collecting
 from maskscope.core.noise import Draw, uniform
 from maskscope.core.objectives import Objective
 
+_PIECE = 1 << 13
+"""Rows that are prepared at once where nothing is kept: 2 MB."""
+
 
 class _Shaped(NamedTuple):
-    """A parameter that is not gated in the rows themselves: gates drawn in the rows are broadcast over its view, its gradient is summed over units."""
+    """A parameter not gated in the rows: gates drawn there are broadcast over its view, its gradient is summed over units."""
 
     segment: Segment
     span: Span
@@ -59,12 +65,14 @@ class _Shaped(NamedTuple):
 class _Pass(NamedTuple):
     """A run of rows in every array of a step."""
 
-    gated: Rows
+    gated: Rows | None
+    """Weights times gates; None where the products see to that."""
+    planes: Planes | None
+    """Gates of all samples as bits; None where each sample is drawn when it is its turn."""
     gradient: Rows
     total: Rows
     logits: Rows
-    source: Rows
-    """What samples are drawn from: the prepared logits, or the logits."""
+    prepared: Rows | None
     weights: Rows
     keys: tuple[Tensor, Tensor]
 
@@ -103,62 +111,74 @@ class Step:
         self.logits = logits
         self.kernel = kernel
         self.autocast = autocast
-        blocks, device = logits.blocks, logits.device
-        self.penalty = torch.tensor(penalty, dtype=torch.float32, device=device)
+        self.penalty = torch.tensor(penalty, dtype=torch.float32, device=logits.device)
         self.mean = logits.schedule.slope == "mean" and kernel.gate.mean_slope(logits.rows[:1]) is not None
-        logits.prepare(kernel.gate)
-        gated = blocks.full(0.0)
-        self.gradient = logits.gradient if self.mean else blocks.full(0.0)
-        source = logits.rows if logits.prepared is None else logits.prepared
+        self.native = kernel.native(logits.device)
+        self.streams: Sequence[Draw] = ()
+        logits.prepare(kernel)
+        self.gradient = logits.gradient if self.mean else logits.blocks.full(0.0)
+        self.matrices: dict[str, GatedWeight] = {}
+        """Float32 matrices with one unit per weight, where products with gated weights are to be had."""
         self.direct: dict[str, Tensor] = {}
-        """Leaves of float32 parameters with one unit per weight: views of the rows, and so are their gradients."""
+        """Leaves of other float32 parameters with one unit per weight: views of the rows, and so are their gradients."""
         self.shaped: list[_Shaped] = []
-        self.passes: list[_Pass] = []
-        for run in blocks.runs:
-            shares = [self._place(span, weights, gated) for span in run.spans]
-            rows = run.rows
-            # Not as views of larger tensors (.data): the compiler would compile every pass again for those.
-            self.passes.append(
-                _Pass(
-                    gated[rows].data,
-                    self.gradient[rows].data,
-                    logits.gradient[rows].data,
-                    logits.rows[rows].data,
-                    source[rows].data,
-                    self._weights_of(run, shares).data,
-                    (blocks.key0[rows].data, blocks.key1[rows].data),
-                )
-            )
-        self.leaves = self.direct | {shaped.segment.parameter: shaped.leaf for shaped in self.shaped}
+        self.passes = [self._lay(run, weights) for run in logits.blocks.runs]
+        shaped = {shaped.segment.parameter: shaped.leaf for shaped in self.shaped}
+        self.leaves = self.direct | shaped | {name: matrix.leaf for name, matrix in self.matrices.items()}
         self.collecting = Collecting()
-        self.swap = Swap(model, {**weights, **self.leaves}, forwards(model, self.direct, self.collecting))
+        seen = self.direct | shaped | {name: matrix.stand_in for name, matrix in self.matrices.items()}
+        linear = products.forwards(model, self.direct | self.matrices, self.collecting)
+        lstm = recurrent.forwards(model, self.matrices, self.collecting)
+        self.swap = Swap(model, {**weights, **seen}, linear | lstm)
         self._checked = False
 
-    def run(self, part: Part, stream: Draw) -> Tensor:
-        """Run one part under one sample and keep its gradient; returns its share of the loss."""
+    def begin(self, streams: Sequence[Draw]) -> None:
+        """Forget the last step's gradient; from here on, the step's samples have these streams."""
+        self.streams = streams
+        if not self.mean:
+            self.logits.gradient.zero_()
+        self._forget()
+        for shaped in self.shaped:
+            if shaped.total is not None:
+                shaped.total.zero_()
+        words = torch.tensor(streams, dtype=torch.int32)
+        for p in self.passes:
+            if self.native is not None and p.planes is not None:
+                if p.prepared is not None:
+                    self.native.draw(p.planes, p.prepared, p.keys, words)
+                    continue
+                for begin in range(0, p.logits.shape[0], _PIECE):
+                    rows = slice(begin, begin + _PIECE)
+                    piece = self.kernel.prepare(torch.empty_like(p.logits[rows]), p.logits[rows])
+                    self.native.draw(p.planes[:, rows], piece, (p.keys[0][rows], p.keys[1][rows]), words)
+
+    def run(self, part: Part) -> Tensor:
+        """Run one part under its sample and keep its gradient; returns its share of the loss."""
+        stream = self.streams[part.sample]
         drawn = words(stream, self.logits.device)
         for p in self.passes:
-            self.kernel.sample(p.gated, p.source, p.weights, p.keys, drawn, prepared=self.logits.prepared is not None)
+            if p.gated is not None:
+                if self.native is not None and p.planes is not None:
+                    self.native.gate(p.gated, p.weights, p.planes[part.sample])
+                else:
+                    self.kernel.sample(p.gated, p.logits, p.prepared, p.weights, p.keys, drawn)
+        for matrix in self.matrices.values():
+            matrix.show(part.sample)
         for shaped in self.shaped:
             shaped.fill()
         loss = self._backward(part) if self._checked else self._first_backward(part)
         for shaped in self.shaped:
             shaped.collect(self.kernel.gate, stream)
         if not self.mean:
+            self._complete()
             for p in self.passes:
                 self.kernel.collect(p.total, p.gradient, p.logits, p.weights, p.keys, drawn)
-            self.gradient.zero_()
+            self._forget()
         return loss.to(self.logits.rows)
-
-    def begin(self) -> None:
-        """Forget the last step's gradient."""
-        self.logits.gradient.zero_()
-        for shaped in self.shaped:
-            if shaped.total is not None:
-                shaped.total.zero_()
 
     def finish(self) -> None:
         """Bring what the parts have left to the logits' gradient, and add the penalty's."""
+        self._complete()
         for p in self.passes:
             if self.mean:
                 self.kernel.collect_mean(p.gradient, p.logits, p.weights, self.penalty)
@@ -168,12 +188,55 @@ class Step:
             if shaped.total is not None:
                 self.logits.blocks.own(self.logits.gradient, shaped.span).add_(shaped.total)
 
-    def _place(self, span: Span, weights: Mapping[str, Tensor], gated: Rows) -> Tensor | None:
+    def _forget(self) -> None:
+        for p in self.passes:
+            if p.gated is not None:
+                p.gradient.zero_()
+        for matrix in self.matrices.values():
+            matrix.begin()
+
+    def _complete(self) -> None:
+        for matrix in self.matrices.values():
+            matrix.finish()
+
+    def _lay(self, run: Run, weights: Mapping[str, Tensor]) -> _Pass:
+        """A run's arrays, and what the network is to see of it."""
+        blocks, logits, rows = self.logits.blocks, self.logits, run.rows
+        count, planes, gated = rows.stop - rows.start, None, None
+        if self.native is not None:
+            planes = torch.zeros(logits.schedule.samples, count + 1, dtype=torch.int64)
+        fit = all(is_matrix(span) and _fits(weights[span.name], logits.rows) for span in run.spans)
+        if self.native is not None and planes is not None and fit:
+            shares: list[Tensor | None] = [
+                self._matrix(span, weights[span.name], planes[:, blocks.row(span) - rows.start :], self.native)
+                for span in run.spans
+            ]
+        else:
+            gated = torch.zeros(count, WIDTH, dtype=torch.float32, device=blocks.device)
+            shares = [self._place(span, weights, blocks.own(gated, span, rows.start)) for span in run.spans]
+        # Not as views of larger tensors (.data): the compiler would compile every pass again for those.
+        return _Pass(
+            gated,
+            planes,
+            self.gradient[rows].data,
+            logits.gradient[rows].data,
+            logits.rows[rows].data,
+            None if logits.prepared is None else logits.prepared[rows].data,
+            self._weights_of(run, shares).data,
+            (blocks.key0[rows].data, blocks.key1[rows].data),
+        )
+
+    def _matrix(self, span: Span, weight: Tensor, planes: Planes, native: Library) -> Tensor:
+        gradient = self.logits.blocks.own(self.gradient, span).view(weight.shape)
+        self.matrices[span.name] = GatedWeight(span.name, weight, list(planes), gradient, native)
+        return weight.view(-1)
+
+    def _place(self, span: Span, weights: Mapping[str, Tensor], gates: Tensor) -> Tensor | None:
         """Make the span's leaves; returns the weights to multiply in the rows, None where only gates are drawn there."""
-        own_gated, own_gradient = (self.logits.blocks.own(rows, span) for rows in (gated, self.gradient))
+        own_gradient = self.logits.blocks.own(self.gradient, span)
         segment, weight = span.segments[0], weights[span.segments[0].parameter]
-        if len(span.segments) == 1 and segment.units == segment.weights and _fits(weight, gated):
-            leaf = own_gated.view(segment.shape).requires_grad_()
+        if len(span.segments) == 1 and segment.units == segment.weights and _fits(weight, gates):
+            leaf = gates.view(segment.shape).requires_grad_()
             leaf.grad = own_gradient.view(segment.shape)
             self.direct[segment.parameter] = leaf
             return weight.view(-1)
@@ -184,7 +247,7 @@ class Step:
             mean = self.mean and span.units == item.weights  # what a larger unit does to the loss hangs on its own gate
             total = None if mean else torch.zeros_like(own_logits)
             self.shaped.append(
-                _Shaped(item, span, weight.reshape(item.view), leaf, own_gated, own_logits, own_gradient, total)
+                _Shaped(item, span, weight.reshape(item.view), leaf, gates, own_logits, own_gradient, total)
             )
         return None
 
@@ -194,7 +257,7 @@ class Step:
         count = run.rows.stop - run.rows.start
         if len(shares) == 1 and share is not None and share.numel() == count * WIDTH:
             return share.view(count, WIDTH)
-        if all(share is None for share in shares):
+        if self.native is None and all(share is None for share in shares):
             return torch.ones(1, 1, dtype=torch.float32, device=blocks.device).expand(count, WIDTH)
         copies = torch.zeros(count, WIDTH, dtype=torch.float32, device=blocks.device)
         for span, share in zip(run.spans, shares, strict=True):
@@ -258,7 +321,7 @@ def _note(reached: set[str], name: str, _leaf: Tensor) -> None:
     reached.add(name)
 
 
-def _fits(weight: Tensor, rows: Rows) -> bool:
+def _fits(weight: Tensor, rows: Tensor) -> bool:
     return weight.dtype == rows.dtype and weight.device == rows.device and weight.is_contiguous()
 
 
