@@ -18,7 +18,7 @@ from maskscope.core.noise import draw, uniform
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="compiled on Linux only")
 VECTORS = {16: "-march=native", 8: "-mavx2 -mfma", 4: "-march=x86-64"}
-SHAPES = [(1, 1, 1), (5, 37, 53), (32, 24, 80), (33, 13, 600), (300, 7, 49), (64, 260, 1030)]
+SHAPES = [(0, 3, 4), (1, 1, 1), (5, 37, 53), (32, 24, 80), (33, 13, 600), (300, 7, 49), (64, 260, 1030)]
 
 
 def cpu_has(flag: str) -> bool:

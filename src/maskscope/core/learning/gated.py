@@ -86,7 +86,7 @@ class GatedWeight:
         self._begun = False
 
     def collect(self, dy: Float32[Tensor, "rows out"], x: Float32[Tensor, "rows in"]) -> None:
-        """Add dy^T x to the gradient, now or with what else comes."""
+        """Add dy^T x to the gradient, at once or with what else comes."""
         self._waiting.append((dy.detach(), x.detach()))
         if sum(rows.shape[0] for rows, _ in self._waiting) >= ENOUGH:
             self._add()

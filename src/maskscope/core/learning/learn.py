@@ -93,10 +93,11 @@ def learning(
         seed: Of the mask's noise.
         resume: Logits of an earlier, interrupted call with the same settings.
         split: How to cut a batch whose first dimension is not the batch.
-        kernel: Compiled or eager; the masks are the same.
+        kernel: Compiled or eager: the same gates. Compiled products sum in another order than torch's, so masks differ as
+            between two machines.
         autocast: ``torch.bfloat16`` computes the network's products in that type, where the processor has them: faster,
             and another mask than in float32, by about as much as another seed gives. Logits stay in float32.
-        low_memory: 24 bytes a masked weight instead of 28, a little slower; the masks are the same.
+        low_memory: Keep nothing that can be computed again, 4 bytes a masked weight less; slower, the same mask.
 
     Raises:
         ValueError: Non-finite weights, unusable batches, or a loss that no masked weight takes part in.
@@ -175,10 +176,11 @@ def learn_mask(
         subtask: Its name, kept with the mask.
         resume: Logits of an earlier, interrupted call with the same settings.
         split: How to cut a batch whose first dimension is not the batch.
-        kernel: Compiled or eager; the masks are the same.
+        kernel: Compiled or eager: the same gates. Compiled products sum in another order than torch's, so masks differ as
+            between two machines.
         autocast: ``torch.bfloat16`` computes the network's products in that type, where the processor has them: faster,
             and another mask than in float32, by about as much as another seed gives. Logits stay in float32.
-        low_memory: 24 bytes a masked weight instead of 28, a little slower; the masks are the same.
+        low_memory: Keep nothing that can be computed again, 4 bytes a masked weight less; slower, the same mask.
         watch: Wraps the iteration; ``maskscope.progress("add")`` shows a progress bar.
 
     Raises:

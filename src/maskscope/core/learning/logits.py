@@ -37,7 +37,7 @@ class Logits:
         self.layout = layout
         self.schedule = schedule
         self.low_memory = low_memory
-        """Keep nothing that can be computed again: 24 bytes a weight instead of 28 (32 for small parameters)."""
+        """Keep nothing that can be computed again: 4 bytes a weight less (8 for small parameters)."""
         self.step = 0
         self.begun_with = ""
         """Seed, penalty and gate of the learning that moves them, as text; set at its first step."""

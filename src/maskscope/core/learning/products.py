@@ -40,15 +40,27 @@ class Collecting:
 def forwards(
     model: nn.Module, leaves: Mapping[str, Tensor | GatedWeight], collecting: Collecting
 ) -> dict[nn.Module, Callable[..., Any]]:
-    """Another forward for every ``nn.Linear`` whose weight is one of the leaves; each leaf has its ``grad`` in place."""
+    """Another forward for every linear layer whose weight is one of the leaves; each leaf has its ``grad`` in place.
+
+    Exactly ``nn.Linear``, and, for gated weights, the layer of GPT-2 that holds the transposed matrix.
+    """
     owners = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[nn.Module, Callable[..., Any]] = {}
     for module in model.modules():
-        if type(module) is nn.Linear and "forward" not in vars(module):
+        turned = _is_turned(module)
+        if (type(module) is nn.Linear or turned) and "forward" not in vars(module):
             name = owners[id(module.weight)]
-            if name in leaves:
-                found[module] = _Forward(module, name, leaves[name], collecting)
+            leaf = leaves.get(name)
+            if isinstance(leaf, GatedWeight):
+                found[module] = _GatedForward(module, leaf, turned, collecting)
+            elif leaf is not None and not turned:
+                found[module] = _Forward(module, name, collecting)
     return found
+
+
+def _is_turned(module: nn.Module) -> bool:
+    """GPT-2's linear layer, x W + b with W (in, out); told by name, for transformers is not needed here."""
+    return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
 
 
 def plain(x: Tensor) -> bool:
@@ -64,30 +76,52 @@ def plain(x: Tensor) -> bool:
 class _Forward:
     """What ``nn.Linear.forward`` computes."""
 
-    def __init__(self, module: nn.Linear, name: str, leaf: Tensor | GatedWeight, collecting: Collecting) -> None:
+    def __init__(self, module: nn.Module, name: str, collecting: Collecting) -> None:
         self.module = module
         self.name = name
-        self.leaf = leaf
         self.collecting = collecting
 
     def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name
-        weight, bias, leaf = self.module.weight, self.module.bias, self.leaf
+        weight, bias = self.module.weight, self.module.bias
         if not plain(input):
-            return functional.linear(input, weight, bias)
-        if isinstance(leaf, GatedWeight):
-            return _GatedLinear.apply(input, leaf.leaf, bias, leaf, self.collecting)  # pyright: ignore[reportReturnType]
+            return functional.linear(input, weight, bias)  # pyright: ignore[reportArgumentType]
         return _Linear.apply(input, weight, bias, self.name, self.collecting)  # pyright: ignore[reportReturnType]
+
+
+class _GatedForward:
+    """The same, of a weight or of its transpose."""
+
+    def __init__(self, module: nn.Module, gated: GatedWeight, turned: bool, collecting: Collecting) -> None:  # noqa: FBT001
+        self.module = module
+        self.gated = gated
+        self.turned = turned
+        self.collecting = collecting
+
+    def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name
+        if not plain(input):
+            return type(self.module).forward(self.module, input)
+        gated = self.gated
+        return _GatedLinear.apply(input, gated.leaf, self.module.bias, gated, self.turned, self.collecting)  # pyright: ignore[reportReturnType]
 
 
 class _GatedLinear(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, x: Tensor, leaf: Tensor, bias: Tensor | None, gated: GatedWeight, collecting: Collecting
+        ctx: Any,
+        x: Tensor,
+        _leaf: Tensor,
+        bias: Tensor | None,
+        gated: GatedWeight,
+        turned: bool,  # noqa: FBT001
+        collecting: Collecting,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         ctx.save_for_backward(x)
-        ctx.gated, ctx.collecting = gated, collecting
-        return gated.forward(rows, bias).view(*x.shape[:-1], leaf.shape[0])
+        ctx.gated, ctx.turned, ctx.collecting = gated, turned, collecting
+        y = gated.backward(rows) if turned else gated.forward(rows, bias)
+        if turned and bias is not None:
+            y += bias
+        return y.view(*x.shape[:-1], y.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -95,16 +129,21 @@ class _GatedLinear(torch.autograd.Function):
         y, rows = y.reshape(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
         for_x = for_weight = for_bias = None
         if ctx.needs_input_grad[0]:
-            again = torch.is_grad_enabled()  # to be differentiated once more
-            for_x = (y @ gated.looked_at() if again else gated.backward(y.contiguous())).view(x.shape)
+            if torch.is_grad_enabled():  # to be differentiated once more
+                weight = gated.looked_at()
+                for_x = y @ (weight.t() if ctx.turned else weight)
+            else:
+                for_x = gated.forward(y.contiguous()) if ctx.turned else gated.backward(y.contiguous())
+            for_x = for_x.view(x.shape)
+        left, right = (rows, y) if ctx.turned else (y, rows)
         if ctx.collecting.now:
-            gated.collect(y, rows)
+            gated.collect(left, right)
             ctx.collecting.reached.add(gated.name)
         else:
-            for_weight = y.t() @ rows
+            for_weight = left.t() @ right
         if ctx.needs_input_grad[2]:
             for_bias = y.sum(0)
-        return for_x, for_weight, for_bias, None, None
+        return for_x, for_weight, for_bias, None, None, None
 
 
 class _Linear(torch.autograd.Function):
