@@ -139,7 +139,7 @@ def passes(kernel, blocks, seed):
     assert torch.equal(gated, again)
     kernel.collect(total, slopes, logits, weights, keys, stream)
     yield "slope", total
-    scalars = torch.tensor([0.5, 0.1, 3.0, 1.0])
+    scalars = torch.tensor([0.5, 0.1, 3.0, 1.0, 1 - 0.9, 1 - 0.99])
     kernel.penalise(slopes, logits, torch.tensor(1e-3))
     yield "penalty", slopes
     kernel.descend(logits, prepared, Moments(mean, square.abs_()), slopes, scalars)

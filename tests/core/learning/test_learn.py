@@ -409,12 +409,13 @@ def test_an_early_stop_records_the_steps_taken(model):
         learn_mask(model, batch, cross_entropy, watch=lambda states: [])
 
 
-def test_adam_is_that_of_torch():
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.8, 0.99)])
+def test_adam_is_that_of_torch(betas):
     """Fused with the clip and the guard, but the same steps."""
     gen, over = torch.Generator().manual_seed(0), layout(nn.Linear(30, 7))
-    schedule = Schedule(steps=50, learning_rate=0.3, clip=2.0, warmup=0.0, decay=0.0)
+    schedule = Schedule(steps=50, learning_rate=0.3, betas=betas, clip=2.0, warmup=0.0, decay=0.0)
     ours, theirs = Logits(over, schedule), torch.full((210,), 2.0, requires_grad=True)
-    adam = torch.optim.Adam([theirs], lr=0.3)
+    adam = torch.optim.Adam([theirs], lr=0.3, betas=betas)
     for _ in range(40):
         gradient = torch.randn(210, generator=gen)
         ours.gradient.copy_(ours.blocks.spread(gradient))

@@ -33,8 +33,6 @@ _ONE_PASS: dict[str, str | int | bool | Callable[..., Any]] = {
     f"realize_{what}_threshold": 1 << 20 for what in ("opcount", "reads", "acc_reads")
 }
 
-BETAS = (0.9, 0.999)
-"""Adam's decay rates: torch's defaults, as published."""
 _EPSILON = 1e-8
 
 _WORTH_IT = 8
@@ -126,12 +124,13 @@ class Kernel:
         self._run("penalise", (gradient, logits), penalty)
 
     def descend(
-        self, logits: Rows, prepared: Rows | None, moments: Moments, gradient: Rows, scalars: Float32[Tensor, " 4"]
+        self, logits: Rows, prepared: Rows | None, moments: Moments, gradient: Rows, scalars: Float32[Tensor, " 6"]
     ) -> None:
         """One step of Adam down the gradient, and the new logits prepared.
 
         ``scalars``: what the gradient is multiplied with (the clip), the learning rate over the first moment's
-        correction, one over the root of the second's, and 0 if the step is not to be taken.
+        correction, one over the root of the second's, 0 if the step is not to be taken, and what each moment takes of the
+        new.
         """
         also = () if prepared is None else (prepared,)
         self._run("descend", (logits, *moments, gradient, *also), scalars)
@@ -222,8 +221,8 @@ def _adam(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits and moments after a step. Source: Kingma and Ba 2015, algorithm 1, as torch has it."""
     clipped = gradient * scalars[0]
-    new_mean = mean + (clipped - mean) * (1 - BETAS[0])
-    new_square = square + (clipped * clipped - square) * (1 - BETAS[1])
+    new_mean = mean + (clipped - mean) * scalars[4]
+    new_square = square + (clipped * clipped - square) * scalars[5]
     move = new_mean * scalars[1] / (_root(new_square) * scalars[2] + _EPSILON)
     fine = scalars[3] > 0
     return (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskscope.core.layout import Layout
 from maskscope.core.learning.blocks import LARGE, Blocks, Rows
-from maskscope.core.learning.kernels import BETAS, Kernel, Moments
+from maskscope.core.learning.kernels import Kernel, Moments
 from maskscope.core.learning.schedules import Schedule
 from maskscope.core.learning.settling import Settling
 
@@ -92,13 +92,13 @@ class Logits:
         norm = torch.linalg.vector_norm(self.gradient)
         fine = fine & norm.isfinite()
         clip = torch.clamp(self.schedule.clip / (norm + 1e-6), max=1.0)
-        first, second = (1 - beta ** (self.step + 1) for beta in BETAS)
-        rates = torch.tensor(
-            [self.schedule.rate(self.step, self.settling.end) / first, second**-0.5],
-            dtype=torch.float32,
-            device=self.device,
+        schedule, betas = self.schedule, self.schedule.betas
+        first, second = (1 - beta ** (self.step + 1) for beta in betas)
+        rates = [schedule.rate(self.step, self.settling.end) / first, second**-0.5]
+        rates, new = (
+            torch.tensor(values, dtype=torch.float32, device=self.device) for values in (rates, [1 - b for b in betas])
         )
-        scalars = torch.cat([clip.view(1), rates, fine.view(1)])
+        scalars = torch.cat([clip.view(1), rates, fine.view(1), new])
         kernel.descend(self.rows, self.prepared, self._moments, self.gradient, scalars)
         self.step += 1
         return fine
