@@ -1,6 +1,7 @@
 """A double addition that takes seconds."""
 
 from maskscope.core.learning.schedules import Schedule
+from maskscope.data.add_mul import AddMul
 from maskscope.data.double_addition import DoubleAddition
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings
@@ -37,4 +38,22 @@ FORCED = Experiment(
 COPIED = Experiment(
     "double-addition", "fnn-copied", FNN.data, FNN.network, FNN.training, _MASKING, surgery=CopySecondHalf()
 )
-EVERY = (FNN, LSTM, FORCED, COPIED)
+ADD_MUL = Experiment(
+    "add-mul",
+    "fnn",
+    AddMul("once", train=2000, valid=600),
+    MLPSettings(hidden=(16, 12)),
+    Training(steps=60, batch=32),
+    _MASKING,
+    halves=(("layers.0.weight", "layers.1.weight"),),
+)
+ADD_MUL_LSTM = Experiment(
+    "add-mul",
+    "lstm",
+    AddMul("last", train=2000, valid=600),
+    LSTMSettings(hidden=8, layers=1),
+    Training(steps=30, batch=32),
+    _MASKING,
+    halves=(("lstm.weight_ih_l0",), ("output.weight",)),
+)
+EVERY = (FNN, LSTM, FORCED, COPIED, ADD_MUL, ADD_MUL_LSTM)

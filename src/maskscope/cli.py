@@ -157,20 +157,26 @@ def _report(found: Found, path: Path, title: str) -> None:
 
 
 @app.command
-def report(directory: Positional[Path], /, *, out: Path | None = None) -> None:
+def report(directory: Positional[Path], /, *, out: Path | None = None, figures: Path | None = None) -> None:
     """Write report.html over all finished runs under a folder, and print their tables.
 
-    Example: maskscope report runs/double-addition/quick
+    Example: maskscope report runs/double-addition/quick --figures figures/
 
     Args:
         directory: The folder of one run or of many.
         out: The file to write. Default: report.html in that folder.
+        figures: A folder for the charts as PDF, SVG and PNG, for a paper. Default: none are written.
     """
     try:
         found = find(directory)
     except FileNotFoundError as error:
         raise Failure(str(error)) from None
     _report(found, out or directory / "report.html", f"maskscope: {directory.resolve().name}")
+    if figures is not None:
+        from maskscope.report.paper import write_figures  # noqa: PLC0415 - matplotlib takes a second to import
+
+        written = write_figures(found, figures)
+        Console().print(f"figures: {len(written)} files in {figures}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command

@@ -30,7 +30,7 @@ def test_splits_differ_and_numbers_cover_0_to_99():
 
 def test_the_published_sizes_cover_every_single_pair_and_share_about_100_problems():
     full = DoubleAddition("separate")
-    train = torch.cat([numbers(batch) for batch in full.tests("train", 100_000)])
+    train = torch.cat([numbers(batch) for batch in full.tests("train", size=100_000)])
     for pair in (0, 1):
         assert len(torch.unique(train[:, pair, 0] * 100 + train[:, pair, 1])) == 10_000
     powers = torch.tensor([10**6, 10**4, 100, 1])

@@ -5,9 +5,11 @@ import torch
 
 from maskscope.core.layout import layout
 from maskscope.core.seeded import seeded
+from maskscope.experiments import experiments
 from maskscope.models.lstm import LSTM, LSTMSettings
 from maskscope.models.mlp import MLP, MLPSettings
 from maskscope.models.twin import CopySecondHalf
+from maskscope.runs.study import layout_of
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,26 @@ def test_counts_are_the_published_ones(settings, masked, trainable):
         model = settings.build(80, 40)
     assert layout(model).weights == masked
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trainable
+
+
+@pytest.mark.parametrize(
+    ("variant", "masked", "trainable"),
+    [
+        ("fnn-small", 260_800, 261_820),
+        ("fnn-800", 1_969_600, 1_972_820),
+        ("fnn-2000", 12_124_000, 12_132_020),
+        ("fnn-4000", 48_248_000, 48_264_020),
+        ("lstm", 834_560, 836_628),
+    ],
+)
+def test_counts_of_add_mul_are_the_published_ones(variant, masked, trainable):
+    (experiment,) = (item for item in experiments("add-mul", "standard") if item.variant == variant)
+    with torch.device("meta"):
+        model = experiment.network.build(experiment.data.inputs, experiment.data.outputs)
+    names = layout(model).names
+    assert layout_of(experiment).weights == masked
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trainable
+    assert all(set(half) < set(names) for half in experiment.halves)
 
 
 def test_the_ends_and_the_first_half_are_masked_parameters():

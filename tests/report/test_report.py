@@ -14,12 +14,14 @@ from torch import nn
 import tiny
 from maskscope.core.layout import layout
 from maskscope.core.mask import Mask
+from maskscope.report import charts
 from maskscope.report.figures import PICTURE, picture
 from maskscope.report.html import write_report
-from maskscope.report.load import find
-from maskscope.report.tables import print_runs, table_one, table_overlap, table_shares
+from maskscope.report.load import Found, find
+from maskscope.report.paper import write_figures
+from maskscope.report.tables import print_runs, table_one, table_outcomes, table_overlap, table_shares
 from maskscope.runs.pipeline import Runner, folder_of
-from maskscope.runs.results import Accuracy, MaskName
+from maskscope.runs.results import ALL, Accuracy, MaskName
 from maskscope.runs.verdict import accuracy, verdict
 
 
@@ -28,6 +30,16 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for experiment, seed in ((tiny.FNN, 0), (tiny.FNN, 1), (tiny.LSTM, 0)):
         Runner(experiment, seed, folder_of(root, experiment, seed), lambda tick: None).run()
+    return root
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Addition and multiplication by two networks of different size."""
+    root = tmp_path_factory.mktemp("add-mul")
+    larger = replace(tiny.ADD_MUL, variant="larger", network=replace(tiny.ADD_MUL.network, hidden=(24, 12)))
+    for experiment in (larger, tiny.ADD_MUL):
+        Runner(experiment, 0, folder_of(root, experiment, 0), lambda tick: None).run()
     return root
 
 
@@ -112,6 +124,40 @@ def test_sharing_is_shown_per_subtask_and_place(root):
     assert grid.rows[0][1].startswith(f"{np.mean(values):.1f}")
 
 
+def test_confusions_are_shown_where_the_data_have_them(root, both, page):
+    assert table_outcomes(find(root).runs[0]) is None
+    assert "Confusions" not in page
+    (run, *_) = find(both).runs
+    grid = table_outcomes(run)
+    assert [row[0] for row in grid.rows][:3] == ["network", "both operations (control)", "¬ both operations (control)"]
+    assert grid.header[1:4] == ("asked +: result of +", "asked +: result of *", "asked +: neither")
+    of_network = {
+        (item.subtask, item.outcome): item.value for item in run.results[0].outcomes if item.network == "full network"
+    }
+    assert grid.rows[0][3] == f"{of_network['+', 'neither'] * 100:.1f}"
+    assert "Confusions" in write_report(find(both), both / "r.html", "x").read_text(encoding="utf-8")
+
+
+def test_networks_of_several_sizes_are_drawn_against_their_size(root, both):
+    assert charts.across(find(root).runs) is None  # different data
+    chart = charts.across(find(both).runs)
+    left, right = chart.panels
+    assert left.series[0].x == (42 * 16 + 16 * 12 + 12 * 20, 42 * 24 + 24 * 12 + 12 * 20)
+    smaller = next(run for run in find(both).runs if run.experiment.variant == "fnn")
+    shares = [s.shared for s in smaller.results[0].shares if (s.name.subtask, s.where) == ("+", ALL)]
+    assert right.series[0].y[0] == pytest.approx(np.mean(shares))
+
+
+def test_charts_are_written_for_a_paper(both, tmp_path):
+    written = write_figures(find(both), tmp_path / "figures")
+    names = {str(path.relative_to(tmp_path / "figures")) for path in written}
+    assert names >= {"position.pdf", "across.svg", "fnn/overlap-per-tensor.png", "larger/kept-per-tensor.pdf"}
+    assert all(path.stat().st_size > 2000 for path in written)
+    assert len(written) == 3 * (2 + 2 * 4)
+    with pytest.raises(ValueError, match="nothing to draw yet"):
+        write_figures(Found((), ()), tmp_path)
+
+
 def test_an_untrained_network_is_not_judged(root):
     run = find(root).runs[0]
     said = verdict(run.experiment, run.results)
@@ -162,7 +208,7 @@ def find_one():
 
     row = Accuracy("mask", MaskName("pair 1", 0), "pair 1", 0.5, 10)
     others = (replace(row, network="complement"), replace(row, mask=None), replace(row, subtask="pair 2"))
-    return SeedResults("x", 0, (row, *others), (), (), (), ())
+    return SeedResults("x", 0, (row, *others), (), (), (), (), ())
 
 
 def test_a_copied_run_does_not_count_twice(root, tmp_path):

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 import tiny
+from maskscope.core.files import load_tensors
 from maskscope.core.mask import Mask
+from maskscope.models.twin import CopySecondHalf
 from maskscope.runs.loop import Paused, Tick
 from maskscope.runs.pipeline import Runner, folder_of
 from maskscope.runs.results import HIDDEN, MaskRecord, SeedResults
@@ -53,7 +55,30 @@ def test_every_variant_runs_from_end_to_end(experiment, tmp_path):
     assert {item.network for item in results.accuracies} >= {"full network", "mask", "complement", "first half masked"}
     assert {item.overlap.where for item in results.overlaps} >= {HIDDEN}
     assert len(results.sizes) == 5
-    assert all(0 <= item.value <= 1 and item.examples == 300 for item in results.accuracies)
+    assert all(0 <= item.value <= 1 for item in results.accuracies)
+    assert {item.examples for item in results.accuracies if item.subtask == "pair 1"} <= {300}
+    halves = [item for item in results.accuracies if item.network == "first half masked"]
+    assert len(halves) == 2 * max(1, len(experiment.halves))
+    asked = {item.subtask: item.examples for item in results.outcomes}
+    assert sum(asked.values()) == (600 if experiment.name == "add-mul" else 0)
+
+
+def test_a_variant_takes_over_the_network_of_another_that_was_trained_alike(tmp_path):
+    run(tmp_path)
+    other = replace(tiny.FNN, variant="other-penalty", masking=replace(tiny.FNN.masking, penalty=3e-5))
+    told = []
+    run(tmp_path, other, report=told.append)
+    phases = {tick.phase: tick.done for tick in told if tick.done}
+    assert phases["training"].startswith("network taken from ")
+    first, second = (folder_of(tmp_path, item, 0) for item in (tiny.FNN, other))
+    assert load_tensors(first.model).tensors.keys() == load_tensors(second.model).tensors.keys()
+    assert first.training.read_text() == second.training.read_text()
+    assert masks(tmp_path) != masks(tmp_path, other)
+    for changed in (
+        replace(other, training=replace(other.training, steps=61)),
+        replace(other, surgery=CopySecondHalf()),
+    ):
+        assert changed.network_digest != tiny.FNN.network_digest
 
 
 def test_a_second_call_does_nothing_again(finished):

@@ -167,8 +167,16 @@ class DoubleAddition:
         """Whether both digits are right, every input shown."""
         return PairsRight(self.mode, self.pairs(subtask))
 
-    def batches(self, split: Split, size: int, seed: int) -> Callable[[int], Problems]:
-        """Batches as a function of the step: sampling with replacement, as in the published loader."""
+    def outcomes(self) -> dict[str, PairsRight]:
+        """What an output may be, whatever was asked for: of no interest here."""
+        return {}
+
+    def batches(self, split: Split, size: int, seed: int, subtask: str | None = None) -> Callable[[int], Problems]:
+        """Batches as a function of the step: sampling with replacement, as in the published loader.
+
+        Every subtask has the same: what differs is what its objective looks at.
+        """
+        self.pairs(subtask or self.full)
         digits = _digits(split, self._examples(split))
 
         def batch(step: int) -> Problems:
@@ -177,8 +185,9 @@ class DoubleAddition:
 
         return batch
 
-    def tests(self, split: Split = "valid", size: int = 1000) -> list[Problems]:
-        """A whole split in order, in batches."""
+    def tests(self, split: Split = "valid", subtask: str | None = None, size: int = 1000) -> list[Problems]:
+        """A whole split in order, in batches; the same for every subtask."""
+        self.pairs(subtask or self.full)
         examples = self._examples(split)
         digits = _digits(split, examples)
         return [digits.problems(slice(start, start + size)) for start in range(0, examples, size)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from maskscope.core.select import nearest
-from maskscope.experiments import double_addition
+from maskscope.experiments import add_mul, double_addition
 from maskscope.runs.study import Experiment
 
 Preset = Literal["quick", "standard", "paper"]
@@ -15,11 +15,19 @@ EXPERIMENTS: dict[str, dict[Preset, tuple[Experiment, ...]]] = {
         "quick": double_addition.QUICK,
         "standard": double_addition.STANDARD,
         "paper": double_addition.PAPER,
-    }
+    },
+    "add-mul": {"quick": add_mul.QUICK, "standard": add_mul.STANDARD, "paper": add_mul.PAPER},
+    "add-mul-penalty": {
+        "quick": add_mul.PENALTY_QUICK,
+        "standard": add_mul.PENALTY_STANDARD,
+        "paper": add_mul.PENALTY_PAPER,
+    },
 }
 
 SUMMARIES: dict[str, str] = {
     "double-addition": "two pairs of numbers to add: does a network use one adder or two? (Table 1 of the paper)",
+    "add-mul": "one network that adds or multiplies: do the operations share weights, and does it depend on size?",
+    "add-mul-penalty": "the same masks under many penalties: do accuracy and sharing depend on it?",
 }
 
 

@@ -1,149 +1,81 @@
-"""The figures of a report, as plotly figures."""
+"""The figures of a report as plotly figures: charts rendered, and pictures of masks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import UInt8
 from plotly.subplots import make_subplots
 
-from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.core.mask import Mask
-from maskscope.report.load import Run, SeedRun
-from maskscope.runs.results import HISTOGRAM_BINS, MaskName
-from maskscope.runs.verdict import Verdict, reuse_in
-
-# Okabe and Ito's palette, safe for colour-blind readers; in this order it also differs in lightness.
-BLUE, ORANGE, GREEN, PINK, BLACK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#222222", "#EDEDED"
-_SERIES = (BLACK, BLUE, ORANGE, GREEN, PINK)
+from maskscope.report.charts import BLACK, BLUE, COLOURS, GREY, ORANGE, Chart, Panel, Series
+from maskscope.report.load import Run
+from maskscope.runs.results import MaskName
 
 PICTURE = 160
 """Rows and columns of a mask picture at most; more could not be told apart on a screen."""
 
-
-def position(named: Sequence[tuple[str, Verdict]]) -> go.Figure:
-    """Where each network's hidden-layer overlap lies between chance and ceiling."""
-    figure = go.Figure()
-    names = [name for name, _ in named]
-    for label, colour, symbol, values in (
-        ("chance: random masks of the same sizes", ORANGE, "diamond-open", [v.reuse.iou.chance for _, v in named]),
-        ("the two subtasks", BLUE, "circle", [v.reuse.iou.between.mean for _, v in named]),
-        (
-            "ceiling: the same subtask learned again",
-            BLACK,
-            "line-ns-open",
-            [v.reuse.iou.ceiling.mean for _, v in named],
-        ),
-    ):
-        marker = {"color": colour, "symbol": symbol, "size": 13, "line": {"width": 3, "color": colour}}
-        figure.add_scatter(x=values, y=names, mode="markers", name=label, marker=marker, hovertemplate="%{x:.3f}")
-    figure.update_xaxes(title="IoU of the masks in the hidden layers", range=[-0.02, 1.02])
-    figure.update_yaxes(autorange="reversed", automargin=True)
-    return _styled(figure, 170 + 60 * len(named))
+_SYMBOLS = {"points": "circle", "diamonds": "diamond-open", "ticks across": "line-ew-open", "ticks up": "line-ns-open"}
 
 
-def overlap_per_tensor(run: Run) -> go.Figure:
-    """IoU and IoMin in every masked tensor, with chance and ceiling."""
-    first, second = run.experiment.data.subtasks[:2]
-    tensors = [tensor.parameter for tensor in run.results[0].sizes[0].tensors]
-    figure = make_subplots(rows=1, cols=2, subplot_titles=("IoU", "IoMin"), shared_yaxes=True)
-    found = [reuse_in(run.results, first, second, tensor) for tensor in tensors]
-    for column, placed in enumerate(([item.iou for item in found], [item.iomin for item in found]), start=1):
-        for label, colour, symbol, values in (
-            (f"{first} and {second}", BLUE, "circle", [item.between for item in placed]),
-            ("ceiling: same subtask again", BLACK, "line-ew-open", [item.ceiling for item in placed]),
-            ("chance", ORANGE, "line-ew-open", [Estimate(item.chance, math.nan, 1) for item in placed]),
-        ):
-            figure.add_scatter(
-                x=tensors,
-                y=[value.mean for value in values],
-                error_y=_error_bars(values),
-                mode="markers",
-                name=label,
-                legendgroup=label,
-                showlegend=column == 1,
-                marker={"color": colour, "symbol": symbol, "size": 12, "line": {"width": 3, "color": colour}},
-                row=1,
-                col=column,
-            )
-    figure.update_yaxes(range=[-0.03, 1.03])
-    figure.update_yaxes(title="overlap, in units", row=1, col=1)
-    figure.update_xaxes(title="tensor", automargin=True)
-    return _styled(figure, 430)
-
-
-def _error_bars(values: Iterable[Estimate]) -> dict[str, object]:
-    return {"array": [0.0 if np.isnan(value.std) else value.std for value in values], "thickness": 1}
-
-
-def kept_per_tensor(run: Run) -> go.Figure:
-    """How many weights each mask keeps of every tensor."""
-    figure = go.Figure()
-    for subtask, colour in zip(run.experiment.subtasks, _SERIES, strict=False):
-        sizes = [size for result in run.results for size in result.sizes if size.name.subtask == subtask]
-        tensors = [tensor.parameter for tensor in sizes[0].tensors]
-        kept = [estimate(float(size.tensors[i].kept_weights) for size in sizes) for i in range(len(tensors))]
-        figure.add_bar(
-            x=tensors,
-            y=[value.mean for value in kept],
-            error_y=_error_bars(kept),
-            name=subtask,
-            marker={"color": colour},
-        )
-    figure.update_xaxes(title="tensor", automargin=True)
-    figure.update_yaxes(title="kept weights")
+def rendered(chart: Chart) -> go.Figure:
+    """A chart as a plotly figure, its panels side by side."""
+    figure = make_subplots(rows=1, cols=len(chart.panels), subplot_titles=[panel.title for panel in chart.panels])
+    shown: set[str] = set()
+    for column, panel in enumerate(chart.panels, start=1):
+        for series in panel.series:
+            trace = _bars(series) if series.style == "bars" else _scatter(series)
+            trace.update(name=series.name, legendgroup=series.name, showlegend=series.name not in shown)
+            shown.add(series.name)
+            figure.add_trace(trace, row=1, col=column)
+        _axes(figure, panel, column)
     figure.update_layout(barmode="group")
-    return _styled(figure, 380)
+    return _styled(figure, chart.height)
 
 
-def curves(seed: SeedRun) -> go.Figure:
-    """Loss and kept units over the steps of learning, for every mask of a network."""
-    figure = make_subplots(rows=1, cols=2, subplot_titles=("loss under sampled masks", "kept units"))
-    subtasks = list(dict.fromkeys(record.name.subtask for record in seed.records))
-    for record in seed.records:
-        colour = _SERIES[subtasks.index(record.name.subtask) % len(_SERIES)]
-        again = f" (again, {record.name.seed})" if record.name.seed else ""
-        line = {"color": colour, "dash": "dot" if record.name.seed else "solid"}
-        steps = [point.step for point in record.curve]
-        for column, values in ((1, [p.loss for p in record.curve]), (2, [p.kept for p in record.curve])):
-            figure.add_scatter(
-                x=steps,
-                y=values,
-                mode="lines",
-                line=line,
-                name=record.name.subtask + again,
-                legendgroup=record.name.subtask + again,
-                showlegend=column == 1,
-                row=1,
-                col=column,
-            )
-    figure.update_xaxes(title="optimisation step")
-    figure.update_yaxes(title="cross-entropy (nats)", type="log", nticks=5, row=1, col=1)
-    figure.update_yaxes(title="units", rangemode="tozero", row=1, col=2)
-    return _styled(figure, 380)
+def _scatter(series: Series) -> go.Scatter:
+    line = {"color": series.colour}
+    if series.style in ("line", "dotted", "steps"):
+        line |= {"dash": "dot" if series.style == "dotted" else "solid"}
+        line |= {"shape": "hvh"} if series.style == "steps" else {}
+        return go.Scatter(x=series.x, y=_without_nan(series.y), mode="lines", line=line)
+    bars = _error_bars(series.spread)
+    if series.style == "line and points":
+        return go.Scatter(x=series.x, y=series.y, error_y=bars, mode="lines+markers", line=line)
+    marker = {"color": series.colour, "symbol": _SYMBOLS[series.style], "size": 12}
+    marker |= {"line": {"width": 3, "color": series.colour}}
+    return go.Scatter(x=series.x, y=series.y, error_y=bars, mode="markers", marker=marker)
 
 
-def probabilities(seed: SeedRun) -> go.Figure:
-    """Histogram of the keep probabilities that learning ended with."""
-    figure = go.Figure()
-    centres = (np.arange(HISTOGRAM_BINS) + 0.5) / HISTOGRAM_BINS
-    subtasks = list(dict.fromkeys(record.name.subtask for record in seed.records))
-    for record in seed.records:
-        if record.name.seed == 0:
-            colour = _SERIES[subtasks.index(record.name.subtask) % len(_SERIES)]
-            figure.add_scatter(
-                x=centres,
-                y=[count or None for count in record.histogram],
-                mode="lines",
-                line={"color": colour, "shape": "hvh"},
-                name=record.name.subtask,
-            )
-    figure.update_xaxes(title="keep probability (settled masks have all units near 0 or 1)", range=[0, 1])
-    figure.update_yaxes(title="units per bin of 0.02", type="log")
-    return _styled(figure, 360)
+def _bars(series: Series) -> go.Bar:
+    return go.Bar(x=series.x, y=series.y, error_y=_error_bars(series.spread), marker={"color": series.colour})
+
+
+def _error_bars(spread: Sequence[float]) -> dict[str, object] | None:
+    return {"array": [0.0 if math.isnan(value) else value for value in spread], "thickness": 1} if spread else None
+
+
+def _without_nan(values: Sequence[float | str]) -> list[float | str | None]:
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+
+
+def _axes(figure: go.Figure, panel: Panel, column: int) -> None:
+    x: dict[str, object] = {"title": panel.x, "automargin": True}
+    y: dict[str, object] = {"title": panel.y, "automargin": True}
+    if panel.x_axis == "log":
+        x["type"] = "log"
+    if panel.y_axis == "log":
+        y |= {"type": "log", "nticks": 5}
+    if panel.y_axis == "names":
+        y["autorange"] = "reversed"
+    for axis, bounds in ((x, panel.x_range), (y, panel.y_range)):
+        if bounds:
+            axis["range"] = list(bounds)
+    figure.update_xaxes(x, row=1, col=column)
+    figure.update_yaxes(y, row=1, col=column)
 
 
 def mask_pictures(run: Run) -> go.Figure:
@@ -226,6 +158,6 @@ def _styled(figure: go.Figure, height: int) -> go.Figure:
         font={"family": "system-ui, sans-serif", "size": 13},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.1, "x": 0},
         margin={"l": 60, "r": 20, "t": 70, "b": 60},
-        colorway=list(_SERIES),
+        colorway=list(COLOURS),
     )
     return figure

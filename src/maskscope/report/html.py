@@ -12,12 +12,26 @@ from jinja2 import PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from maskscope.report import figures
+from maskscope.report import charts, figures
 from maskscope.report.load import Found, Run, SeedRun
-from maskscope.report.tables import Grid, table_ablations, table_one, table_overlap, table_shares, table_sizes
+from maskscope.report.tables import (
+    Grid,
+    table_ablations,
+    table_one,
+    table_outcomes,
+    table_overlap,
+    table_shares,
+    table_sizes,
+)
 from maskscope.runs.store import write_text
 from maskscope.runs.study import to_json
 from maskscope.runs.verdict import Verdict, verdict
+
+_PICTURE = "The masks of one layer"
+_PICTURE_CAPTION = (
+    "Every cell is a weight (rows: outputs, columns: inputs), coloured by which subtask keeps it. The menu chooses the "
+    "tensor; of a large one the rows and columns with most kept weights are shown."
+)
 
 
 @dataclass(frozen=True)
@@ -58,12 +72,12 @@ def write_report(found: Found, path: Path, title: str) -> Path:
     if not found.runs:
         raise ValueError(f"nothing to report yet: {'; '.join(found.unfinished) or 'no run'}")
     sections = [_section(run, i) for i, run in enumerate(found.runs)]
-    overview = figures.position([(section.name, section.verdict) for section in sections])
+    pages = [charts.position([(section.name, section.verdict) for section in sections]), charts.across(found.runs)]
     templates = Templates(loader=PackageLoader("maskscope.report"), autoescape=True, undefined=StrictUndefined)
     page = templates.get_template("report.html.j2").render(
         title=title,
         sections=sections,
-        overview=_html(overview, "overview"),
+        overview=[_plot(chart) for chart in pages if chart is not None],
         unfinished=found.unfinished,
         plotly=Markup(get_plotlyjs()),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -72,39 +86,27 @@ def write_report(found: Found, path: Path, title: str) -> Path:
     return path
 
 
+def _plot(chart: charts.Chart) -> Plot:
+    return Plot(chart.title, chart.caption, _html(figures.rendered(chart), chart.name))
+
+
 def _section(run: Run, index: int) -> Section:
     anchor = f"network-{index}"
     said = verdict(run.experiment, run.results)
-    first, second = run.experiment.data.subtasks[:2]
-    drawn = (
-        (
-            "Overlap per tensor",
-            f"What {first} and {second} share, against random masks of the same sizes (chance) and the same subtask "  # noqa: ISC004
-            "learned again (ceiling). Error bars: standard deviation over pairs of masks.",
-            figures.overlap_per_tensor(run),
-        ),
-        ("Kept weights per tensor", "Mean over all masks of a subtask.", figures.kept_per_tensor(run)),
-        (
-            "The masks of one layer",
-            "Every cell is a weight (rows: outputs, columns: inputs), coloured by which subtask keeps it. The menu chooses "  # noqa: ISC004
-            "the tensor; of a large one the rows and columns with most kept weights are shown.",
-            figures.mask_pictures(run),
-        ),
-        (
-            "Learning curves",
-            f"Network seed {run.seeds[0].seed}. Flat ends mean that the masks have settled.",
-            figures.curves(run.seeds[0]),
-        ),
-        (
-            "Keep probabilities",
-            f"Network seed {run.seeds[0].seed}, first mask of each subtask. Units in the middle are undecided.",
-            figures.probabilities(run.seeds[0]),
-        ),
-    )
+    drawn = [(chart.title, chart.caption, figures.rendered(chart)) for chart in charts.of_run(run)]
+    drawn.insert(2, (_PICTURE, _PICTURE_CAPTION, figures.mask_pictures(run)))
     plots = tuple(Plot(name, text, _html(figure, f"{anchor}-{i}")) for i, (name, text, figure) in enumerate(drawn))
     warned = tuple(text for result in run.results for text in result.warnings)
-    tables = (table_one(run), table_ablations(run), table_overlap(run), table_shares(run), table_sizes(run))
-    return Section(anchor, run.name, said, warned, tables, plots, run.seeds, to_json(run.experiment))
+    tables = (
+        table_one(run),
+        table_outcomes(run),
+        table_ablations(run),
+        table_overlap(run),
+        table_shares(run),
+        table_sizes(run),
+    )
+    kept = tuple(table for table in tables if table is not None)
+    return Section(anchor, run.name, said, warned, kept, plots, run.seeds, to_json(run.experiment))
 
 
 def _html(figure: go.Figure, identity: str) -> Markup:

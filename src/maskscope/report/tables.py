@@ -89,6 +89,40 @@ def table_ablations(run: Run) -> Grid:
     return Grid("Other ablations", "Accuracy in %.", ("network", *experiment.data.subtasks), rows)
 
 
+def table_outcomes(run: Run) -> Grid | None:
+    """What each network's outputs are, whatever was asked for: the paper's confusion matrices; None where data has none."""
+    found = [item for result in run.results for item in result.outcomes]
+    if not found:
+        return None
+    subtasks, outcomes = run.experiment.data.subtasks, dict.fromkeys(item.outcome for item in found)
+    networks: list[tuple[str, str | None, str]] = [("full network", None, "network")]
+    for subtask in run.experiment.subtasks:
+        named = f"{subtask} (control)" if subtask == run.experiment.data.full else subtask
+        networks += [("mask", subtask, named), ("complement", subtask, f"¬ {named}")]
+    rows: list[tuple[str, ...]] = []
+    for network, mask, title in networks:
+        cells = [
+            percent(
+                estimate(
+                    item.value
+                    for item in found
+                    if (item.network, item.subtask, item.outcome) == (network, asked, outcome)
+                    and (item.mask.subtask if item.mask else None) == mask
+                )
+            )
+            for asked in subtasks
+            for outcome in outcomes
+        ]
+        rows.append((title, *cells))
+    caption = (
+        "In % of the problems that ask for a subtask: how often the output is the result of either operation, or of "
+        "neither. A problem where both results agree counts in both columns. Mean ± standard deviation over masks."
+    )
+    return Grid(
+        "Confusions", caption, ("network", *(f"asked {a}: {o}" for a in subtasks for o in outcomes)), tuple(rows)
+    )
+
+
 def table_overlap(run: Run) -> Grid:
     """Overlap of the first two subtasks, everywhere, with chance and ceiling."""
     first, second = run.experiment.data.subtasks[:2]

@@ -26,7 +26,7 @@ from maskscope.runs.environment import Environment, environment
 from maskscope.runs.loop import Loop, Note, Report
 from maskscope.runs.results import MaskName, MaskRecord, SeedResults, histogram, measure
 from maskscope.runs.store import RunFolder, read_record, write_record, write_text
-from maskscope.runs.study import Experiment, to_json
+from maskscope.runs.study import Experiment, from_json, to_json
 from maskscope.runs.train import Trainee, TrainingState, training
 
 
@@ -110,17 +110,38 @@ class Runner:
 
     def _trained(self) -> nn.Module:
         if self.folder.model.exists() and self.folder.training.exists():
-            model = self._built()
             try:
-                record = read_record(self.folder.training, TrainingRecord)
-                model.load_state_dict(load_tensors(self.folder.model).tensors)
-                if fingerprint(model).digest == record.digest:
-                    return model
-                why = f"{self.folder.model} is not what {self.folder.training.name} says"
+                return self._loaded(self.folder)
             except (Damaged, RuntimeError) as damage:  # RuntimeError: load_state_dict's, for other names or shapes
-                why = str(damage)
-            warnings.warn(f"training again: {why}", stacklevel=2)
-        return self._train()
+                warnings.warn(f"training again: {damage}", stacklevel=2)
+        return self._borrowed() or self._train()
+
+    def _loaded(self, folder: RunFolder) -> nn.Module:
+        model = self._built()
+        record = read_record(folder.training, TrainingRecord)
+        model.load_state_dict(load_tensors(folder.model).tensors)
+        if fingerprint(model).digest != record.digest:
+            raise Damaged(f"{folder.model} is not what {folder.training.name} says")
+        return model
+
+    def _borrowed(self) -> nn.Module | None:
+        """The network of a variant beside this one that was trained in the same way from the same seed, if there is one."""
+        if self.folder.checkpoint.exists():  # training has begun here
+            return None
+        for other in map(RunFolder, sorted(self.folder.path.parent.parent.glob(f"*/{self.folder.path.name}"))):
+            try:
+                experiment = from_json((other.path / "config.json").read_text(encoding="utf-8"))
+                if experiment.network_digest != self.experiment.network_digest:
+                    continue
+                model, record = self._loaded(other), read_record(other.training, TrainingRecord)
+            except (OSError, ValueError, RuntimeError):  # not finished, or not whole
+                continue
+            header = {"experiment": self.experiment.digest, "seed": self.seed}
+            save_tensors(self.folder.model, model.state_dict(), header)
+            write_record(self.folder.training, record)
+            self._loop("training").finish(record.steps, f"network taken from {other.path}")
+            return model
+        return None
 
     def _train(self) -> nn.Module:
         experiment, loop, model = self.experiment, self._loop("training"), self._built()
@@ -128,7 +149,9 @@ class Runner:
         before = loop.resume(trainee.restore)
         states = training(
             trainee,
-            experiment.data.batches("train", experiment.training.batch, derive(self.seed, "train")),
+            experiment.data.batches(
+                "train", experiment.training.batch, derive(self.seed, "train"), experiment.data.full
+            ),
             experiment.data.objective(experiment.data.full),
             steps=experiment.training.steps,
             clip=experiment.training.clip,
@@ -167,7 +190,7 @@ class Runner:
         before = loop.resume(logits.restore)
         states = learning(
             model,
-            data.batches("train", masking.batch, derive(seed, "batches")),
+            data.batches("train", masking.batch, derive(seed, "batches"), name.subtask),
             data.objective(name.subtask),
             layout=over,
             gate=masking.gate,

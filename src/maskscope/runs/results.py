@@ -27,6 +27,9 @@ HISTOGRAM_BINS = 50
 SUFFICIENT = 0.9
 """Below this share of the network's own accuracy a mask does not suffice for its subtask, and is warned of."""
 
+CONFUSED = ("full network", "mask", "complement", "complement with ends open")
+"""Networks whose outputs are looked at more closely than right and wrong."""
+
 HIDDEN, ENDS, ALL = "hidden layers", "input and output layers", "all layers"
 
 EMPTY_OR_FULL = "keeps {what}: no overlap or ablation of it means anything"
@@ -77,6 +80,18 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How often a network's output on a subtask's problems is one thing or another; shares may add up to more than 1."""
+
+    network: str
+    mask: MaskName | None
+    subtask: str
+    outcome: str
+    value: float
+    examples: int
+
+
+@dataclass(frozen=True)
 class PairOverlap:
     """Two masks, in some part of the network."""
 
@@ -105,6 +120,8 @@ class SeedResults:
     """Of the experiment."""
     seed: int
     accuracies: tuple[Accuracy, ...]
+    outcomes: tuple[Outcome, ...]
+    """Where the data say what an output may be: a confusion matrix for each network."""
     sizes: tuple[MaskSize, ...]
     overlaps: tuple[PairOverlap, ...]
     shares: tuple[Share, ...]
@@ -120,7 +137,11 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
         model: The trained network.
         masks: All its masks; the control is that of the full task.
     """
-    accuracies = tuple(_accuracies(experiment, seed, model, masks))
+    accuracies: list[Accuracy] = []
+    outcomes: list[Outcome] = []
+    for tested in _networks(experiment, seed, model, masks):  # one at a time: each holds its mask unpacked
+        accuracies += _accuracies(experiment, *tested)
+        outcomes += _outcomes(experiment, *tested)
     pairs = [(a, b) for a, b in combinations(masks, 2) if experiment.data.full not in (a.subtask, b.subtask)]
     compared = tuple(
         PairOverlap(a, b, item)
@@ -130,11 +151,18 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
     sizes = tuple(MaskSize(name, mask.counts()) for name, mask in masks.items())
     warnings = (
         *_mask_warnings(masks),
-        *_network_warnings(experiment, accuracies),
-        *_sufficiency_warnings(accuracies),
+        *_network_warnings(experiment, tuple(accuracies)),
+        *_sufficiency_warnings(tuple(accuracies)),
     )
     return SeedResults(
-        experiment.digest, seed, accuracies, sizes, compared, tuple(_shares(experiment, masks)), warnings
+        experiment.digest,
+        seed,
+        tuple(accuracies),
+        tuple(outcomes),
+        sizes,
+        compared,
+        tuple(_shares(experiment, masks)),
+        warnings,
     )
 
 
@@ -154,31 +182,42 @@ def places(experiment: Experiment, over: Layout) -> dict[str, tuple[str, ...]]:
     return {where: names for where, names in parts.items() if names}
 
 
-def _accuracies(
+def _networks(
     experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask]
-) -> Iterator[Accuracy]:
-    tests = experiment.data.tests("valid")
+) -> Iterator[tuple[str, MaskName | None, Network]]:
+    """Everything that is tested: the network, and under each mask and what is made from it."""
     control = masks[MaskName(experiment.data.full, 0)]
-    ends, first = experiment.network.ends, experiment.network.first_half
-    second = [name for name in control.layout.names if name not in first]
-
-    def tested(network: str, name: MaskName | None, callable_: Network) -> Iterator[Accuracy]:
-        for subtask in experiment.data.subtasks:
-            score = evaluate(callable_, tests, experiment.data.metric(subtask))
-            yield Accuracy(network, name, subtask, score.value, score.examples)
-
-    yield from tested("full network", None, model)
+    ends, halves = experiment.network.ends, experiment.halves or (experiment.network.first_half,)
+    yield "full network", None, model
     for name, mask in masks.items():
-        others = {
-            "mask": mask,
-            "complement": complement(mask),
-            "complement with ends open": keep_open(complement(mask), control, ends),
-            "random mask": random_like(mask, derive(seed, "random mask", name.subtask, name.seed)),
-        }
+        ablated = [
+            ("mask", mask),
+            ("complement", complement(mask)),
+            ("complement with ends open", keep_open(complement(mask), control, ends)),
+            ("random mask", random_like(mask, derive(seed, "random mask", name.subtask, name.seed))),
+        ]
         if name.subtask == experiment.data.full:
-            others |= {"first half masked": half(mask, first), "second half masked": half(mask, second)}
-        for network, ablated in others.items():
-            yield from tested(network, name, masked(model, ablated))
+            for first in halves:
+                second = [parameter for parameter in control.layout.names if parameter not in first]
+                ablated += [("first half masked", half(mask, first)), ("second half masked", half(mask, second))]
+        for network, made in ablated:
+            yield network, name, masked(model, made)
+
+
+def _accuracies(experiment: Experiment, network: str, name: MaskName | None, callable_: Network) -> Iterator[Accuracy]:
+    data = experiment.data
+    for subtask in data.subtasks:
+        score = evaluate(callable_, data.tests("valid", subtask), data.metric(subtask))
+        yield Accuracy(network, name, subtask, score.value, score.examples)
+
+
+def _outcomes(experiment: Experiment, network: str, name: MaskName | None, callable_: Network) -> Iterator[Outcome]:
+    data = experiment.data
+    if network in CONFUSED:
+        for subtask in data.subtasks:
+            for outcome, metric in data.outcomes().items():
+                score = evaluate(callable_, data.tests("valid", subtask), metric)
+                yield Outcome(network, name, subtask, outcome, score.value, score.examples)
 
 
 def _shares(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[Share]:

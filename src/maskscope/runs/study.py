@@ -17,15 +17,17 @@ from maskscope.core.layout import Layout
 from maskscope.core.layout import layout as lay_out
 from maskscope.core.learning.learn import PENALTY
 from maskscope.core.learning.schedules import FAST, Schedule
+from maskscope.data.add_mul import AddMul
 from maskscope.data.double_addition import DoubleAddition
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings
 from maskscope.models.twin import CopySecondHalf
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same configuration gives other numbers than before; part of every run's hash."""
 
 Granularity = Annotated[PerWeight | PerOutput | PerInput | PerTensor, Field(discriminator="kind")]
+Data = Annotated[DoubleAddition | AddMul, Field(discriminator="kind")]
 NetworkSettings = Annotated[MLPSettings | LSTMSettings, Field(discriminator="kind")]
 
 
@@ -95,10 +97,12 @@ class Experiment:
     """The family, such as ``double-addition``."""
     variant: str
     """This member of it, such as ``lstm``."""
-    data: DoubleAddition
+    data: Data
     network: NetworkSettings
     training: Training = Training()
     masking: Masking = Masking()
+    halves: tuple[tuple[str, ...], ...] = ()
+    """Parameters that are masked alone in the half-mask test, one test for each; empty: the network's first half."""
     surgery: CopySecondHalf | None = None
     """What is done to the network after training."""
     title: str = ""
@@ -110,6 +114,12 @@ class Experiment:
         values = json.loads(to_json(dataclasses.replace(self, title="")))
         text = json.dumps([FORMAT, values], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+    @property
+    def network_digest(self) -> str:
+        """The same over what the trained network depends on: experiments that agree in it may share the network."""
+        data, network, training, surgery = self.data, self.network, self.training, self.surgery
+        return Experiment("network", "network", data, network, training, surgery=surgery).digest
 
     @property
     def subtasks(self) -> tuple[str, ...]:

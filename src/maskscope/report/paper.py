@@ -1,0 +1,143 @@
+"""The charts of a report as files for a paper: PDF, SVG and PNG, by matplotlib."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from maskscope.report import charts
+from maskscope.report.charts import Chart, Panel, Series
+from maskscope.report.load import Found
+from maskscope.runs.store import segment
+from maskscope.runs.verdict import verdict
+
+FORMATS = ("pdf", "svg", "png")
+
+_MARKS = {"points": "o", "diamonds": "D", "ticks across": "_", "ticks up": "|", "line and points": "o"}
+_INCH = 130
+"""Pixels of a page that become an inch on paper."""
+
+
+def write_figures(found: Found, folder: Path) -> tuple[Path, ...]:
+    """Draw every chart of some runs, and those over all of them, in every format.
+
+    Args:
+        found: What to draw.
+        folder: Where; made if it is not there. Charts of a run lie in a folder of its variant's name.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: Nothing is finished yet.
+        OSError: The folder cannot be written to.
+    """
+    if not found.runs:
+        raise ValueError(f"nothing to draw yet: {'; '.join(found.unfinished) or 'no run'}")
+    written: list[Path] = []
+    for inside, chart in _charts(found):
+        (folder / inside).mkdir(parents=True, exist_ok=True)
+        figure = drawn(chart)
+        for suffix in FORMATS:
+            path = folder / inside / f"{chart.name}.{suffix}"
+            figure.savefig(path, dpi=200, bbox_inches="tight")
+            written.append(path)
+    return tuple(written)
+
+
+def _charts(found: Found) -> Iterator[tuple[str, Chart]]:
+    yield "", charts.position([(run.name, verdict(run.experiment, run.results)) for run in found.runs])
+    over_all = charts.across(found.runs)
+    if over_all is not None:
+        yield "", over_all
+    for run in found.runs:
+        for chart in charts.of_run(run):
+            yield segment(run.experiment.variant), chart
+
+
+def drawn(chart: Chart) -> Figure:
+    """A chart as a matplotlib figure, its panels side by side, one legend above."""
+    figure = Figure(figsize=(7.0, max(2.0, chart.height / _INCH)), layout="constrained")
+    FigureCanvasAgg(figure)
+    names: dict[str, Artist] = {}
+    for i, panel in enumerate(chart.panels):
+        axes = figure.add_subplot(1, len(chart.panels), i + 1)
+        _fill(axes, panel)
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            names.setdefault(name, handle)
+    figure.legend(
+        list(names.values()), list(names), loc="outside upper center", ncols=3, frameon=False, fontsize="small"
+    )
+    return figure
+
+
+def _fill(axes: Axes, panel: Panel) -> None:
+    bars = [series for series in panel.series if series.style == "bars"]
+    for series in panel.series:
+        if series.style == "bars":
+            _bars(axes, series, bars.index(series), len(bars))
+        else:
+            _plot(axes, series)
+    axes.set(xlabel=panel.x, ylabel=panel.y, title=panel.title)
+    for scale, kind in ((axes.set_xscale, panel.x_axis), (axes.set_yscale, panel.y_axis)):
+        if kind == "log":
+            scale("log")
+    if panel.x_axis == "names":
+        axes.tick_params(axis="x", rotation=30)
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("right")
+    if panel.y_axis == "names":
+        axes.invert_yaxis()
+        axes.margins(y=0.5)
+    if panel.x_range:
+        axes.set_xlim(*panel.x_range)
+    if panel.y_range:
+        axes.set_ylim(*panel.y_range)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plot(axes: Axes, series: Series) -> None:
+    if series.style in ("line", "dotted", "steps"):
+        axes.plot(
+            series.x,
+            series.y,
+            color=series.colour,
+            label=series.name,
+            linewidth=1.2,
+            linestyle=":" if series.style == "dotted" else "-",
+            drawstyle="steps-mid" if series.style == "steps" else "default",
+        )
+        return
+    axes.errorbar(
+        series.x,
+        series.y,
+        yerr=_spread(series),
+        color=series.colour,
+        label=series.name,
+        elinewidth=1,
+        capsize=2,
+        marker=_MARKS[series.style],
+        markersize=7,
+        markeredgewidth=1.6,
+        fillstyle="none" if series.style == "diamonds" else "full",
+        linestyle="-" if series.style == "line and points" else "none",
+    )
+
+
+def _bars(axes: Axes, series: Series, which: int, count: int) -> None:
+    places, width = np.arange(len(series.x)), 0.8 / count
+    at = places + (which - (count - 1) / 2) * width
+    axes.bar(at, series.y, width, yerr=_spread(series), color=series.colour, label=series.name)
+    axes.set_xticks(places, [str(name) for name in series.x])
+
+
+def _spread(series: Series) -> list[float] | None:
+    return [0.0 if math.isnan(value) else value for value in series.spread] or None
