@@ -525,7 +525,10 @@ def test_a_run_resumed_after_the_end_was_decided_ends_there_too(model):
     assert torch.equal(last.logits.values, state.logits.values)
 
 
-def test_products_in_bfloat16_learn_much_the_same(model):
+@pytest.mark.parametrize("products", [False, True])
+def test_products_in_bfloat16_learn_much_the_same(model, products, monkeypatch):
+    if products:
+        with_products(monkeypatch)
     over, schedule = layout(model), Schedule(steps=30, samples=2, settled=None)
     logits = {
         dtype: learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule, autocast=dtype).logits

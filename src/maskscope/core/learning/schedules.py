@@ -15,18 +15,18 @@ class Schedule:
 
     Examples:
         >>> Schedule(steps=100, samples=1).learning_rate
-        0.1
+        0.13
     """
 
     kind: Literal["schedule"] = "schedule"
     steps: int = 2500
     """Optimisation steps, at most."""
-    learning_rate: float = 1e-1
+    learning_rate: float = 0.13
     """Adam's learning rate, in logits per step."""
     betas: tuple[float, float] = (0.9, 0.99)
     """How much of Adam's moments stays each step. The second remembers the large gradients of the beginning for
     1 / (1 - beta) steps, and slows the logits so long: published 1,000 of 20,000 steps, here 100 of 2,500."""
-    warmup: float = 0.2
+    warmup: float = 0.3
     """Share of the steps over which the learning rate rises, linearly from a tenth. What a mask keeps of several weights
     that could do the same is decided early; decided slowly, it is decided alike each time."""
     decay: float = 0.1
@@ -92,9 +92,8 @@ class Schedule:
 
 
 FAST = Schedule()
-"""At most an eighth of the published steps, at ten times the learning rate, begun slowly. On double addition (FNN 4x800) the
-masks have the published size and accuracies; two of them overlap by .92, two published ones by .95, one of each by .91. On the LSTM they are a sixth larger than published
-ones, which still shrink after 20,000 steps, and overlap with them by .77."""
+"""At most an eighth of the published steps, at 13 times the learning rate, begun slowly. Masks have the published size
+and accuracies, and overlap a little less than published ones do with each other: docs/performance.md has by how much."""
 
 PUBLISHED = Schedule(
     steps=20_000,

@@ -1,4 +1,4 @@
-"""A step of learning: gated weights as leaves of the graph, refilled for each part, and what their gradients become."""
+"""A step of learning: each part of a batch forward and backward, with gated weights in place of the network's."""
 
 from __future__ import annotations
 
@@ -6,83 +6,24 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from maskscope.core.apply import Swap
 from maskscope.core.batches import Part
-from maskscope.core.gates import Gate
-from maskscope.core.layout import Segment, Span
 from maskscope.core.learning import products, recurrent
-from maskscope.core.learning.blocks import WIDTH, Rows, Run, is_matrix
-from maskscope.core.learning.gated import GatedWeight
-from maskscope.core.learning.kernels import Kernel, words
+from maskscope.core.learning.gating import Gating
+from maskscope.core.learning.kernels import Kernel
 from maskscope.core.learning.logits import Logits
-from maskscope.core.learning.native import Library, Planes
 from maskscope.core.learning.products import Collecting
-from maskscope.core.noise import Draw, uniform
+from maskscope.core.noise import Draw
 from maskscope.core.objectives import Objective
-
-_PIECE = 1 << 13
-"""Rows that are prepared at once where nothing is kept: 2 MB."""
-
-
-class _Shaped(NamedTuple):
-    """A parameter not gated in the rows: gates drawn there are broadcast over its view, its gradient is summed over units."""
-
-    segment: Segment
-    span: Span
-    weight: Tensor
-    leaf: Tensor
-    gates: Tensor
-    logits: Tensor
-    gradient: Tensor
-    """Its place in the rows, for what the gate's mean slope is still to be multiplied with."""
-    total: Tensor | None
-    """What its own samples' slopes have been multiplied with; None where the mean slope is used."""
-
-    def fill(self) -> None:
-        """The leaf becomes weight times gates."""
-        gates = self.gates.to(self.weight.device, self.weight.dtype).view(self.segment.gates)
-        torch.mul(self.weight, gates, out=self.leaf.detach().view(self.segment.view))
-
-    def collect(self, gate: Gate, stream: Draw) -> None:
-        """The leaf's gradient is summed over each unit's weights and kept."""
-        found, self.leaf.grad = self.leaf.grad, None
-        if found is None:
-            return
-        found = found.to_dense() if found.is_sparse else found
-        summed = self.segment.collected(found.reshape(self.segment.view) * self.weight).to(self.gradient)
-        if self.total is None:
-            self.gradient.add_(summed)
-        else:
-            index = torch.arange(self.span.units, dtype=torch.int32, device=self.logits.device)
-            self.total.add_(summed * gate.slope(self.logits, uniform(index, *stream.of(self.span.name))))
-
-
-class _Pass(NamedTuple):
-    """A run of rows in every array of a step."""
-
-    gated: Rows | None
-    """Weights times gates; None where the products see to that."""
-    planes: Planes | None
-    """Gates of all samples as bits; None where each sample is drawn when it is its turn."""
-    gradient: Rows
-    total: Rows
-    logits: Rows
-    prepared: Rows | None
-    weights: Rows
-    keys: tuple[Tensor, Tensor]
 
 
 class Step:
-    """The work of one step over a network, with buffers that last from step to step.
-
-    With g the gradient of a gated weight, a logit gets the sum of g * weight over its unit's weights, times the gate's
-    slope: the mean slope once, after the last part, or each sample's own (``schedule.slope``; always for units of more
-    than one weight).
+    """The work of one step over a network.
 
     Args:
         model: Any network.
@@ -109,181 +50,49 @@ class Step:
         self.model = model
         self.objective = objective
         self.logits = logits
-        self.kernel = kernel
         self.autocast = autocast
-        self.penalty = torch.tensor(penalty, dtype=torch.float32, device=logits.device)
-        self.mean = logits.schedule.slope == "mean" and kernel.gate.mean_slope(logits.rows[:1]) is not None
-        self.native = kernel.native(logits.device)
-        self.streams: Sequence[Draw] = ()
-        logits.prepare(kernel)
-        self.gradient = logits.gradient if self.mean else logits.blocks.full(0.0)
-        self.matrices: dict[str, GatedWeight] = {}
-        """Float32 matrices with one unit per weight, where products with gated weights are to be had."""
-        self.direct: dict[str, Tensor] = {}
-        """Leaves of other float32 parameters with one unit per weight: views of the rows, and so are their gradients."""
-        self.shaped: list[_Shaped] = []
-        self.passes = [self._lay(run, weights) for run in logits.blocks.runs]
-        shaped = {shaped.segment.parameter: shaped.leaf for shaped in self.shaped}
-        self.leaves = self.direct | shaped | {name: matrix.leaf for name, matrix in self.matrices.items()}
+        self.gating = Gating(weights, logits, kernel, penalty)
         self.collecting = Collecting()
-        seen = self.direct | shaped | {name: matrix.stand_in for name, matrix in self.matrices.items()}
-        linear = products.forwards(model, self.direct | self.matrices, self.collecting)
-        lstm = recurrent.forwards(model, self.matrices, self.collecting)
-        self.swap = Swap(model, {**weights, **seen}, linear | lstm)
+        linear = products.forwards(model, self.gating.direct | self.gating.matrices, self.collecting)
+        lstm = recurrent.forwards(model, self.gating.matrices, self.collecting)
+        self.swap = Swap(model, {**weights, **self.gating.seen}, linear | lstm)
         self._checked = False
 
     def begin(self, streams: Sequence[Draw]) -> None:
-        """Forget the last step's gradient; from here on, the step's samples have these streams."""
-        self.streams = streams
-        if not self.mean:
-            self.logits.gradient.zero_()
-        self._forget()
-        for shaped in self.shaped:
-            if shaped.total is not None:
-                shaped.total.zero_()
-        words = torch.tensor(streams, dtype=torch.int32)
-        for p in self.passes:
-            if self.native is not None and p.planes is not None:
-                if p.prepared is not None:
-                    self.native.draw(p.planes, p.prepared, p.keys, words)
-                    continue
-                for begin in range(0, p.logits.shape[0], _PIECE):
-                    rows = slice(begin, begin + _PIECE)
-                    piece = self.kernel.prepare(torch.empty_like(p.logits[rows]), p.logits[rows])
-                    self.native.draw(p.planes[:, rows], piece, (p.keys[0][rows], p.keys[1][rows]), words)
+        """Forget the last step's gradient; the samples of this one have these streams."""
+        self.gating.begin(streams)
 
     def run(self, part: Part) -> Tensor:
         """Run one part under its sample and keep its gradient; returns its share of the loss."""
-        stream = self.streams[part.sample]
-        drawn = words(stream, self.logits.device)
-        for p in self.passes:
-            if p.gated is not None:
-                if self.native is not None and p.planes is not None:
-                    self.native.gate(p.gated, p.weights, p.planes[part.sample])
-                else:
-                    self.kernel.sample(p.gated, p.logits, p.prepared, p.weights, p.keys, drawn)
-        for matrix in self.matrices.values():
-            matrix.show(part.sample)
-        for shaped in self.shaped:
-            shaped.fill()
+        self.gating.show(part.sample)
         loss = self._backward(part) if self._checked else self._first_backward(part)
-        for shaped in self.shaped:
-            shaped.collect(self.kernel.gate, stream)
-        if not self.mean:
-            self._complete()
-            for p in self.passes:
-                self.kernel.collect(p.total, p.gradient, p.logits, p.weights, p.keys, drawn)
-            self._forget()
+        self.gating.keep(part.sample)
         return loss.to(self.logits.rows)
 
     def finish(self) -> None:
-        """Bring what the parts have left to the logits' gradient, and add the penalty's."""
-        self._complete()
-        for p in self.passes:
-            if self.mean:
-                self.kernel.collect_mean(p.gradient, p.logits, p.weights, self.penalty)
-            else:
-                self.kernel.penalise(p.total, p.logits, self.penalty)
-        for shaped in self.shaped:
-            if shaped.total is not None:
-                self.logits.blocks.own(self.logits.gradient, shaped.span).add_(shaped.total)
-
-    def _forget(self) -> None:
-        for p in self.passes:
-            if p.gated is not None:
-                p.gradient.zero_()
-        for matrix in self.matrices.values():
-            matrix.begin()
-
-    def _complete(self) -> None:
-        for matrix in self.matrices.values():
-            matrix.finish()
-
-    def _lay(self, run: Run, weights: Mapping[str, Tensor]) -> _Pass:
-        """A run's arrays, and what the network is to see of it."""
-        blocks, logits, rows = self.logits.blocks, self.logits, run.rows
-        count, planes, gated = rows.stop - rows.start, None, None
-        if self.native is not None:
-            planes = torch.zeros(logits.schedule.samples, count + 1, dtype=torch.int64)
-        fit = all(is_matrix(span) and _fits(weights[span.name], logits.rows) for span in run.spans)
-        if self.native is not None and planes is not None and fit:
-            shares: list[Tensor | None] = [
-                self._matrix(span, weights[span.name], planes[:, blocks.row(span) - rows.start :], self.native)
-                for span in run.spans
-            ]
-        else:
-            gated = torch.zeros(count, WIDTH, dtype=torch.float32, device=blocks.device)
-            shares = [self._place(span, weights, blocks.own(gated, span, rows.start)) for span in run.spans]
-        # Not as views of larger tensors (.data): the compiler would compile every pass again for those.
-        return _Pass(
-            gated,
-            planes,
-            self.gradient[rows].data,
-            logits.gradient[rows].data,
-            logits.rows[rows].data,
-            None if logits.prepared is None else logits.prepared[rows].data,
-            self._weights_of(run, shares).data,
-            (blocks.key0[rows].data, blocks.key1[rows].data),
-        )
-
-    def _matrix(self, span: Span, weight: Tensor, planes: Planes, native: Library) -> Tensor:
-        gradient = self.logits.blocks.own(self.gradient, span).view(weight.shape)
-        self.matrices[span.name] = GatedWeight(span.name, weight, list(planes), gradient, native)
-        return weight.view(-1)
-
-    def _place(self, span: Span, weights: Mapping[str, Tensor], gates: Tensor) -> Tensor | None:
-        """Make the span's leaves; returns the weights to multiply in the rows, None where only gates are drawn there."""
-        own_gradient = self.logits.blocks.own(self.gradient, span)
-        segment, weight = span.segments[0], weights[span.segments[0].parameter]
-        if len(span.segments) == 1 and segment.units == segment.weights and _fits(weight, gates):
-            leaf = gates.view(segment.shape).requires_grad_()
-            leaf.grad = own_gradient.view(segment.shape)
-            self.direct[segment.parameter] = leaf
-            return weight.view(-1)
-        for item in span.segments:
-            weight = weights[item.parameter]
-            leaf = torch.zeros(item.shape, dtype=weight.dtype, device=weight.device).requires_grad_()
-            own_logits = self.logits.blocks.own(self.logits.rows, span)
-            mean = self.mean and span.units == item.weights  # what a larger unit does to the loss hangs on its own gate
-            total = None if mean else torch.zeros_like(own_logits)
-            self.shaped.append(
-                _Shaped(item, span, weight.reshape(item.view), leaf, gates, own_logits, own_gradient, total)
-            )
-        return None
-
-    def _weights_of(self, run: Run, shares: list[Tensor | None]) -> Rows:
-        """What the gates of a run are multiplied with: the parameter itself if it fills whole rows, else a copy."""
-        blocks, share = self.logits.blocks, shares[0]
-        count = run.rows.stop - run.rows.start
-        if len(shares) == 1 and share is not None and share.numel() == count * WIDTH:
-            return share.view(count, WIDTH)
-        if self.native is None and all(share is None for share in shares):
-            return torch.ones(1, 1, dtype=torch.float32, device=blocks.device).expand(count, WIDTH)
-        copies = torch.zeros(count, WIDTH, dtype=torch.float32, device=blocks.device)
-        for span, share in zip(run.spans, shares, strict=True):
-            blocks.own(copies, span, run.rows.start).copy_(torch.ones(()) if share is None else share)
-        return copies
+        """The logits' gradient is whole, the penalty's included."""
+        self.gating.finish()
 
     def _first_backward(self, part: Part) -> Tensor:
         """Backward, with a look at which masked parameters it reaches."""
-        reached = self.collecting.reached
+        reached, leaves = self.collecting.reached, self.gating.leaves
         hooks = [
-            leaf.register_post_accumulate_grad_hook(partial(_note, reached, name)) for name, leaf in self.leaves.items()
+            leaf.register_post_accumulate_grad_hook(partial(_note, reached, name)) for name, leaf in leaves.items()
         ]
         try:
             loss = self._backward(part)
         finally:
             for hook in hooks:
                 hook.remove()
-        unused = [name for name in self.leaves if name not in reached]
-        if len(unused) == len(self.leaves):
+        unused = [name for name in leaves if name not in reached]
+        if len(unused) == len(leaves):
             raise ValueError(
                 "the loss does not depend on any masked weight: is the network's output detached, or read from layers "
                 "that the layout leaves out? layout.table() says what is masked"
             )
         if unused and self.logits.step == 0:
             warnings.warn(
-                f"{len(unused)} of {len(self.leaves)} masked parameters take no part in the loss, first {unused[0]!r}; "
+                f"{len(unused)} of {len(leaves)} masked parameters take no part in the loss, first {unused[0]!r}; "
                 "their units will be removed. If they should: gradient checkpointing needs use_reentrant=False",
                 stacklevel=5,
             )
@@ -319,10 +128,6 @@ class Step:
 
 def _note(reached: set[str], name: str, _leaf: Tensor) -> None:
     reached.add(name)
-
-
-def _fits(weight: Tensor, rows: Tensor) -> bool:
-    return weight.dtype == rows.dtype and weight.device == rows.device and weight.is_contiguous()
 
 
 def _check_loss(loss: object) -> None:

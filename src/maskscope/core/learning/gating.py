@@ -1,0 +1,262 @@
+"""Every masked weight under the samples of a step: what the network sees of it, and what becomes of its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from maskscope.core.gates import Gate
+from maskscope.core.layout import Segment, Span
+from maskscope.core.learning.blocks import WIDTH, Rows, Run, is_matrix
+from maskscope.core.learning.gated import GatedWeight
+from maskscope.core.learning.kernels import Kernel, words
+from maskscope.core.learning.logits import Logits
+from maskscope.core.learning.native import Library, Planes
+from maskscope.core.noise import Draw, uniform
+
+_PIECE = 1 << 13
+"""Rows that are prepared at once where nothing is kept: 2 MB."""
+
+
+class _Shaped(NamedTuple):
+    """A parameter not gated in the rows: gates drawn there are broadcast over its view, its gradient is summed over units."""
+
+    segment: Segment
+    span: Span
+    weight: Tensor
+    leaf: Tensor
+    gates: Tensor
+    logits: Tensor
+    gradient: Tensor
+    """Its place in the rows, for what the gate's mean slope is still to be multiplied with."""
+    total: Tensor | None
+    """What its own samples' slopes have been multiplied with; None where the mean slope is used."""
+
+    def fill(self) -> None:
+        """The leaf becomes weight times gates."""
+        gates = self.gates.to(self.weight.device, self.weight.dtype).view(self.segment.gates)
+        torch.mul(self.weight, gates, out=self.leaf.detach().view(self.segment.view))
+
+    def collect(self, gate: Gate, stream: Draw) -> None:
+        """The leaf's gradient is summed over each unit's weights and kept."""
+        found, self.leaf.grad = self.leaf.grad, None
+        if found is None:
+            return
+        found = found.to_dense() if found.is_sparse else found
+        summed = self.segment.collected(found.reshape(self.segment.view) * self.weight).to(self.gradient)
+        if self.total is None:
+            self.gradient.add_(summed)
+        else:
+            index = torch.arange(self.span.units, dtype=torch.int32, device=self.logits.device)
+            self.total.add_(summed * gate.slope(self.logits, uniform(index, *stream.of(self.span.name))))
+
+
+class _Pass(NamedTuple):
+    """A run of rows in every array of a step."""
+
+    gated: Rows | None
+    """Weights times gates; None where the products see to that."""
+    planes: Planes | None
+    """Gates of all samples as bits; None where each sample is drawn when it is its turn."""
+    gradient: Rows
+    total: Rows
+    logits: Rows
+    prepared: Rows | None
+    weights: Rows
+    keys: tuple[Tensor, Tensor]
+
+
+class Gating:
+    """The masked weights of a network, with buffers that last from step to step.
+
+    A step begins with the streams of its samples; each sample is shown, and what backward leaves is kept; then the step is
+    finished. With g the gradient of a gated weight, a logit gets the sum of g * weight over its unit's weights, times the
+    gate's slope: the mean slope once, in the end, or each sample's own (``schedule.slope``; always for units of more than
+    one weight).
+
+    Args:
+        weights: All of the network's parameters, detached.
+        logits: What is learned; their ``gradient`` is what comes out.
+        kernel: The passes over rows.
+        penalty: Added to the mean loss per unit of summed gate penalty.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], logits: Logits, kernel: Kernel, penalty: float) -> None:
+        """Allocate everything."""
+        self.logits = logits
+        self.kernel = kernel
+        self.penalty = torch.tensor(penalty, dtype=torch.float32, device=logits.device)
+        self.mean = logits.schedule.slope == "mean" and kernel.gate.mean_slope(logits.rows[:1]) is not None
+        self.native = kernel.native(logits.device)
+        logits.prepare(kernel)
+        self.gradient = logits.gradient if self.mean else logits.blocks.full(0.0)
+        self.matrices: dict[str, GatedWeight] = {}
+        """Float32 matrices with one unit per weight, where products with gated weights are to be had."""
+        self.direct: dict[str, Tensor] = {}
+        """Leaves of other float32 parameters with one unit per weight: views of the rows, and so are their gradients."""
+        self.shaped: list[_Shaped] = []
+        """All others."""
+        self._streams: Sequence[Draw] = ()
+        self._passes = [self._lay(run, weights) for run in logits.blocks.runs]
+
+    @property
+    def leaves(self) -> dict[str, Tensor]:
+        """The leaves of the graph, by parameter: where gradients arrive."""
+        return self._others | {name: matrix.leaf for name, matrix in self.matrices.items()}
+
+    @property
+    def seen(self) -> dict[str, Tensor]:
+        """What the network is to see, by parameter."""
+        return self._others | {name: matrix.stand_in for name, matrix in self.matrices.items()}
+
+    @property
+    def _others(self) -> dict[str, Tensor]:
+        return self.direct | {shaped.segment.parameter: shaped.leaf for shaped in self.shaped}
+
+    def begin(self, streams: Sequence[Draw]) -> None:
+        """Forget the last step's gradient; from here on, the step's samples have these streams."""
+        self._streams = streams
+        if not self.mean:
+            self.logits.gradient.zero_()
+        self._forget()
+        for shaped in self.shaped:
+            if shaped.total is not None:
+                shaped.total.zero_()
+        if self.native is not None:
+            every = torch.tensor(streams, dtype=torch.int32)
+            for p in self._passes:
+                self._draw(p, every, self.native)
+
+    def show(self, sample: int) -> None:
+        """The network sees this sample of its weights."""
+        drawn = words(self._streams[sample], self.logits.device)
+        for p in self._passes:
+            if p.gated is None:
+                continue
+            if self.native is not None and p.planes is not None:
+                self.native.gate(p.gated, p.weights, p.planes[sample])
+            else:
+                self.kernel.sample(p.gated, p.logits, p.prepared, p.weights, p.keys, drawn)
+        for matrix in self.matrices.values():
+            matrix.show(sample)
+        for shaped in self.shaped:
+            shaped.fill()
+
+    def keep(self, sample: int) -> None:
+        """Keep what backward has left under this sample."""
+        stream = self._streams[sample]
+        for shaped in self.shaped:
+            shaped.collect(self.kernel.gate, stream)
+        if not self.mean:
+            self._complete()
+            drawn = words(stream, self.logits.device)
+            for p in self._passes:
+                self.kernel.collect(p.total, p.gradient, p.logits, p.weights, p.keys, drawn)
+            self._forget()
+
+    def finish(self) -> None:
+        """Bring what the samples have left to the logits' gradient, and add the penalty's."""
+        self._complete()
+        for p in self._passes:
+            if self.mean:
+                self.kernel.collect_mean(p.gradient, p.logits, p.weights, self.penalty)
+            else:
+                self.kernel.penalise(p.total, p.logits, self.penalty)
+        for shaped in self.shaped:
+            if shaped.total is not None:
+                self.logits.blocks.own(self.logits.gradient, shaped.span).add_(shaped.total)
+
+    def _draw(self, p: _Pass, streams: Tensor, native: Library) -> None:
+        """The gates of all samples, as bits."""
+        if p.planes is None:
+            return
+        if p.prepared is not None:
+            native.draw(p.planes, p.prepared, p.keys, streams)
+            return
+        for start in range(0, p.logits.shape[0], _PIECE):
+            rows = slice(start, start + _PIECE)
+            piece = self.kernel.prepare(torch.empty_like(p.logits[rows]), p.logits[rows])
+            native.draw(p.planes[:, rows], piece, (p.keys[0][rows], p.keys[1][rows]), streams)
+
+    def _forget(self) -> None:
+        for p in self._passes:
+            if p.gated is not None:
+                p.gradient.zero_()
+        for matrix in self.matrices.values():
+            matrix.begin()
+
+    def _complete(self) -> None:
+        for matrix in self.matrices.values():
+            matrix.finish()
+
+    def _lay(self, run: Run, weights: Mapping[str, Tensor]) -> _Pass:
+        """A run's arrays, and what the network is to see of it."""
+        blocks, logits, rows = self.logits.blocks, self.logits, run.rows
+        count, planes, gated = rows.stop - rows.start, None, None
+        if self.native is not None:
+            planes = torch.zeros(logits.schedule.samples, count + 1, dtype=torch.int64)
+        fit = all(is_matrix(span) and _fits(weights[span.name], logits.rows) for span in run.spans)
+        if self.native is not None and planes is not None and fit:
+            shares: list[Tensor | None] = [
+                self._matrix(span, weights[span.name], planes[:, blocks.row(span) - rows.start :], self.native)
+                for span in run.spans
+            ]
+        else:
+            gated = torch.zeros(count, WIDTH, dtype=torch.float32, device=blocks.device)
+            shares = [self._place(span, weights, blocks.own(gated, span, rows.start)) for span in run.spans]
+        # Not as views of larger tensors (.data): the compiler would compile every pass again for those.
+        return _Pass(
+            gated,
+            planes,
+            self.gradient[rows].data,
+            logits.gradient[rows].data,
+            logits.rows[rows].data,
+            None if logits.prepared is None else logits.prepared[rows].data,
+            self._weights_of(run, shares).data,
+            (blocks.key0[rows].data, blocks.key1[rows].data),
+        )
+
+    def _matrix(self, span: Span, weight: Tensor, planes: Planes, native: Library) -> Tensor:
+        gradient = self.logits.blocks.own(self.gradient, span).view(weight.shape)
+        self.matrices[span.name] = GatedWeight(span.name, weight, list(planes), gradient, native)
+        return weight.view(-1)
+
+    def _place(self, span: Span, weights: Mapping[str, Tensor], gates: Tensor) -> Tensor | None:
+        """Make the span's leaves; returns the weights to multiply in the rows, None where only gates are drawn there."""
+        own_gradient = self.logits.blocks.own(self.gradient, span)
+        segment, weight = span.segments[0], weights[span.segments[0].parameter]
+        if len(span.segments) == 1 and segment.units == segment.weights and _fits(weight, gates):
+            leaf = gates.view(segment.shape).requires_grad_()
+            leaf.grad = own_gradient.view(segment.shape)
+            self.direct[segment.parameter] = leaf
+            return weight.view(-1)
+        for item in span.segments:
+            weight = weights[item.parameter]
+            leaf = torch.zeros(item.shape, dtype=weight.dtype, device=weight.device).requires_grad_()
+            own_logits = self.logits.blocks.own(self.logits.rows, span)
+            mean = self.mean and span.units == item.weights  # what a larger unit does to the loss hangs on its own gate
+            total = None if mean else torch.zeros_like(own_logits)
+            self.shaped.append(
+                _Shaped(item, span, weight.reshape(item.view), leaf, gates, own_logits, own_gradient, total)
+            )
+        return None
+
+    def _weights_of(self, run: Run, shares: list[Tensor | None]) -> Rows:
+        """What the gates of a run are multiplied with: the parameter itself if it fills whole rows, else a copy."""
+        blocks, share = self.logits.blocks, shares[0]
+        count = run.rows.stop - run.rows.start
+        if len(shares) == 1 and share is not None and share.numel() == count * WIDTH:
+            return share.view(count, WIDTH)
+        if self.native is None and all(share is None for share in shares):
+            return torch.ones(1, 1, dtype=torch.float32, device=blocks.device).expand(count, WIDTH)
+        copies = torch.zeros(count, WIDTH, dtype=torch.float32, device=blocks.device)
+        for span, share in zip(run.spans, shares, strict=True):
+            blocks.own(copies, span, run.rows.start).copy_(torch.ones(()) if share is None else share)
+        return copies
+
+
+def _fits(weight: Tensor, rows: Tensor) -> bool:
+    return weight.dtype == rows.dtype and weight.device == rows.device and weight.is_contiguous()
