@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test bench bench-schedules format docs test-slow clean
+.PHONY: demo test bench bench-schedules experiments format docs test-slow clean
 
 # torch first and alone: other packages would otherwise pull in another build of it.
 $(READY): requirements.txt pyproject.toml
@@ -29,16 +29,20 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
 
-# Time and memory of a step: about 15 minutes on 2 cores that do nothing else. Writes docs/performance.md.
+# Time and memory of a step: about 12 minutes on 2 cores that do nothing else. Writes docs/performance.md.
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/tables.py
 
-# Whether fast masks equal published ones: 5 hours on 1 core; goes on where it was stopped.
+# Whether fast masks equal published ones: 4 hours on 1 core; goes on where it was stopped.
 bench-schedules: $(READY)
 	$(BIN)/python benchmarks/schedules.py
 	$(BIN)/python benchmarks/tables.py
+
+# docs/experiments.md from the files under results/; seconds.
+experiments: $(READY)
+	$(BIN)/python -m maskscope.report.page results docs/experiments.md
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""The command line: ``maskscope list | run | report | compare | inspect | --version``."""
+"""The command line: ``maskscope list | run | report | collect | compare | inspect | --version``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from maskscope.core.learning.learn import NonFiniteLossError
 from maskscope.core.mask import Mask
 from maskscope.core.select import nearest
 from maskscope.experiments import EXPERIMENTS, SUMMARIES, Preset, experiments
+from maskscope.report.collect import collect
 from maskscope.report.html import write_report
 from maskscope.report.load import Found, find
 from maskscope.report.tables import print_runs
@@ -177,6 +178,23 @@ def report(directory: Positional[Path], /, *, out: Path | None = None, figures: 
 
         written = write_figures(found, figures)
         Console().print(f"figures: {len(written)} files in {figures}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(name="collect")
+def collect_(directory: Positional[Path], /, *, out: Path) -> None:
+    """Copy what finished runs found, without weights and masks, into a small folder to keep or to send.
+
+    Example: maskscope collect runs/double-addition/standard --out results/double-addition/standard
+
+    Args:
+        directory: The folder of one run or of many.
+        out: Where to; ``maskscope report`` reads it, but for the pictures of masks.
+    """
+    try:
+        copies = collect(find(directory), out)
+    except (FileNotFoundError, ValueError) as error:
+        raise Failure(str(error)) from None
+    Console().print(f"collected: {len(copies)} seeds in {out}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command

@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ import tiny
 from maskscope.core.layout import layout
 from maskscope.core.mask import Mask
 from maskscope.report import charts
+from maskscope.report.collect import collect
 from maskscope.report.figures import PICTURE, picture
 from maskscope.report.html import write_report
 from maskscope.report.load import Found, find
+from maskscope.report.page import write_page
 from maskscope.report.paper import write_figures
 from maskscope.report.tables import print_runs, table_one, table_outcomes, table_overlap, table_shares
 from maskscope.runs.pipeline import Runner, folder_of
@@ -156,6 +159,32 @@ def test_charts_are_written_for_a_paper(both, tmp_path):
     assert len(written) == 3 * (2 + 2 * 4)
     with pytest.raises(ValueError, match="nothing to draw yet"):
         write_figures(Found((), ()), tmp_path)
+
+
+def test_collected_results_are_small_and_are_read_as_the_runs_are(both, tmp_path):
+    copies = collect(find(both), tmp_path / "results" / "add-mul" / "standard")
+    assert sorted(str(path.relative_to(tmp_path)) for path in copies) == [
+        "results/add-mul/standard/fnn/seed-0",
+        "results/add-mul/standard/larger/seed-0",
+    ]
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json"}
+    again = find(tmp_path / "results")
+    assert [run.results for run in again.runs] == [run.results for run in find(both).runs]
+    page = write_report(again, tmp_path / "r.html", "x").read_text(encoding="utf-8")
+    assert "Confusions" in page
+    assert "The masks of one layer" not in page  # there are no masks to draw
+    text = write_page(tmp_path / "results", tmp_path / "page.md").read_text(encoding="utf-8")
+    found = accuracy(again.runs[0].results, "mask", "+", "+")
+    assert f" {found.mean * 100:.1f} ± " in text
+    assert "maskscope run add-mul --preset standard --only fnn larger --seeds 0" in text
+    with pytest.raises(ValueError, match="nothing to collect yet"):
+        collect(Found((), ()), tmp_path)
+
+
+def test_the_page_of_experiments_is_what_its_command_writes(tmp_path):
+    here = Path(__file__).parents[2]
+    written = write_page(here / "results", tmp_path / "page.md").read_text(encoding="utf-8")
+    assert (here / "docs" / "experiments.md").read_text(encoding="utf-8") == written, "run make experiments"
 
 
 def test_an_untrained_network_is_not_judged(root):

@@ -23,6 +23,7 @@ from maskscope.report.tables import (
     table_shares,
     table_sizes,
 )
+from maskscope.runs.results import MaskName
 from maskscope.runs.store import write_text
 from maskscope.runs.study import to_json
 from maskscope.runs.verdict import Verdict, verdict
@@ -94,7 +95,8 @@ def _section(run: Run, index: int) -> Section:
     anchor = f"network-{index}"
     said = verdict(run.experiment, run.results)
     drawn = [(chart.title, chart.caption, figures.rendered(chart)) for chart in charts.of_run(run)]
-    drawn.insert(2, (_PICTURE, _PICTURE_CAPTION, figures.mask_pictures(run)))
+    if all(run.seeds[0].has(MaskName(subtask, 0)) for subtask in run.experiment.data.subtasks[:2]):
+        drawn.insert(2, (_PICTURE, _PICTURE_CAPTION, figures.mask_pictures(run)))
     plots = tuple(Plot(name, text, _html(figure, f"{anchor}-{i}")) for i, (name, text, figure) in enumerate(drawn))
     warned = tuple(text for result in run.results for text in result.warnings)
     tables = (

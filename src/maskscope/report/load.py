@@ -29,6 +29,10 @@ class SeedRun:
         """Training and learning, without testing."""
         return self.training.seconds + sum(record.seconds for record in self.records)
 
+    def has(self, name: MaskName) -> bool:
+        """Whether a mask is there: collected results come without."""
+        return self.folder.mask(name.subtask, name.seed).exists()
+
     def mask(self, name: MaskName) -> Mask:
         """One of its masks."""
         return Mask.load(self.folder.mask(name.subtask, name.seed))
