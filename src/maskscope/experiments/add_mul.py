@@ -61,18 +61,18 @@ PAPER = tuple(replace(item, masking=replace(item.masking, schedule=PUBLISHED)) f
 """The paper's networks and the paper's schedule."""
 
 _QUICK_SCHEDULE = replace(FAST, steps=1500, samples=2)
-_QUICK_LSTM = LSTMSettings(hidden=128, layers=1)
+_QUICK_LSTM = LSTMSettings(hidden=192, layers=1)
 QUICK = (
     replace(
-        _fnn((256, 256), "fnn", "FNN 2×256"),
+        _fnn((512,) * 3, "fnn", "FNN 3×512"),
         training=Training(steps=4000),
         masking=replace(FNN_800.masking, schedule=_QUICK_SCHEDULE),
     ),
     replace(
         LSTM,
-        title="LSTM 1×128",
+        title="LSTM 1×192",
         network=_QUICK_LSTM,
-        training=Training(steps=5000),
+        training=Training(steps=8000),
         masking=replace(LSTM.masking, schedule=_QUICK_SCHEDULE),
         halves=_halves(_QUICK_LSTM),
     ),

@@ -67,7 +67,7 @@ class Schedule:
         """The learning rate of a step, from 0, if learning ends after ``end`` steps.
 
         Examples:
-            >>> schedule = Schedule(steps=100, learning_rate=1.0)
+            >>> schedule = Schedule(steps=100, learning_rate=1.0, warmup=0.2)
             >>> [round(schedule.rate(step), 2) for step in (0, 10, 20, 89, 90, 95, 99)]
             [0.1, 0.55, 1.0, 1.0, 1.0, 0.5, 0.1]
         """
