@@ -131,6 +131,8 @@ def test_confusions_are_shown_where_the_data_have_them(root, both, page):
     assert table_outcomes(find(root).runs[0]) is None
     assert "Confusions" not in page
     (run, *_) = find(both).runs
+    asked = {item.subtask: item.examples for item in run.results[0].accuracies}
+    assert f"on {asked['+']} (+) and {asked['*']} (*) validation examples" in table_one(run).caption
     grid = table_outcomes(run)
     assert [row[0] for row in grid.rows][:3] == ["network", "both operations (control)", "¬ both operations (control)"]
     assert grid.header[1:4] == ("asked +: result of +", "asked +: result of *", "asked +: neither")

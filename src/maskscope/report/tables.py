@@ -62,7 +62,7 @@ def table_one(run: Run) -> Grid:
     )
     n = accuracy(results, "mask", experiment.data.subtasks[0], experiment.data.subtasks[0]).n
     caption = (
-        f"Accuracy in % on {_examples(run):,} validation examples. Columns: the network as it is, then under each mask and "
+        f"Accuracy in % on {_examples(run)} validation examples. Columns: the network as it is, then under each mask and "
         f"each complement (¬). Mean ± standard deviation over {n} masks ({len(run.seeds)} network seed"
         f"{'' if len(run.seeds) == 1 else 's'}); chance is {experiment.data.chance:.0%}."
     )
@@ -192,8 +192,12 @@ def _kept(kept: int, weights: int) -> str:
     return f"{kept:,} ({kept / weights:.1%})"
 
 
-def _examples(run: Run) -> int:
-    return run.results[0].accuracies[0].examples
+def _examples(run: Run) -> str:
+    """How many: one number, or one for each subtask where they have problems of their own."""
+    counts = {item.subtask: item.examples for item in run.results[0].accuracies}
+    if len(set(counts.values())) == 1:
+        return f"{next(iter(counts.values())):,}"
+    return " and ".join(f"{count:,} ({subtask})" for subtask, count in counts.items())
 
 
 def print_runs(runs: Sequence[Run], console: Console) -> None:
