@@ -477,6 +477,28 @@ def test_such_products_give_the_same_gradient_of_few_and_of_many_examples(model,
     torch.testing.assert_close(gradient(model, layout(model), 1, data=batch(0, rows)), by_torch, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("model", "call"),
+    [
+        (nn.Linear(6, 3), lambda network: network(torch.randn(8, 5))),
+        (nn.Linear(6, 3), lambda network: network(torch.randn(8, 6, dtype=torch.float64))),
+        (nn.LSTM(5, 16), lambda network: network(torch.randn(8, 3, 4))[0]),
+        (nn.LSTM(5, 16), lambda network: network(torch.randn(8, 3, 5), (torch.zeros(1, 1, 16),) * 2)[0]),
+    ],
+    ids=["linear", "double", "lstm", "state"],
+)
+def test_such_products_refuse_what_torch_refuses(model, call, monkeypatch):
+    """They go by addresses: sizes that do not fit must not be read past their end."""
+    with_products(monkeypatch)
+    with pytest.raises(RuntimeError) as theirs:
+        call(model)
+    with pytest.raises(RuntimeError) as ours:
+        learn_mask(
+            model, [torch.zeros(8)], lambda network, _: call(network).mean(), schedule=Schedule(steps=1, samples=1)
+        )
+    assert str(ours.value) == str(theirs.value)
+
+
 def test_a_run_with_such_products_resumes_bit_for_bit(model, monkeypatch):
     with_products(monkeypatch)
     over, schedule = layout(model, ["*"]), Schedule(steps=20, samples=2, settled=None)

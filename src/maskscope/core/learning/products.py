@@ -8,7 +8,7 @@ what is there, and narrow products are turned round: with few rows, W x^T is up 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,11 @@ def plain(x: Tensor) -> bool:
     )
 
 
+def dense(x: Tensor, *shape: int) -> bool:
+    """Whether C may read a tensor as what it expects: it looks at nothing but the address. Only the last sizes are given."""
+    return x.is_cpu and x.dtype == torch.float32 and x.shape[-len(shape) :] == shape
+
+
 class _Forward:
     """What ``nn.Linear.forward`` computes."""
 
@@ -100,11 +105,14 @@ class _GatedForward:
         self.gated = gated
         self.turned = turned
         self.collecting = collecting
+        self.outputs, self.inputs = reversed(gated.weight.shape) if turned else gated.weight.shape
 
     def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name
-        gated, bias, wide = self.gated, self.module.bias, input.numel() > _WIDE * input.shape[-1]
-        if not plain(input) or (wide and self.turned):
-            return type(self.module).forward(self.module, input)
+        gated, bias = self.gated, cast("Tensor | None", self.module.bias)
+        wide = input.numel() > _WIDE * self.inputs
+        fits = dense(input, self.inputs) and (bias is None or (dense(bias, self.outputs) and bias.is_contiguous()))
+        if not fits or not plain(input) or (wide and self.turned):
+            return type(self.module).forward(self.module, input)  # where it does not fit, torch says so
         if wide:
             return _Linear.apply(input, gated.looked_at(), bias, gated.name, self.collecting)  # pyright: ignore[reportReturnType]
         return _GatedLinear.apply(input, gated.leaf, bias, gated, self.turned, self.collecting)  # pyright: ignore[reportReturnType]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maskscope.core.learning.gated import GatedWeight
-from maskscope.core.learning.products import Collecting, plain
+from maskscope.core.learning.products import Collecting, dense, plain
 
 State = tuple[Tensor, Tensor]
 
@@ -31,7 +31,8 @@ def forwards(
             for i in range(module.num_layers)
         ]
         pairs = [(gated[a], gated[b]) for a, b in names if a in gated and b in gated]
-        if len(pairs) == module.num_layers and module.hidden_size % pairs[0][0].native.lanes == 0:
+        single = all(parameter.dtype == torch.float32 for parameter in module.parameters())  # biases too
+        if single and len(pairs) == module.num_layers and module.hidden_size % pairs[0][0].native.lanes == 0:
             found[module] = _Forward(module, pairs, collecting)
     return found
 
@@ -46,8 +47,7 @@ class _Forward:
 
     def __call__(self, input: Any, hx: State | None = None) -> Any:  # noqa: A002 - nn.LSTM's own name
         module = self.module
-        dropping = module.training and module.dropout > 0
-        if not isinstance(input, Tensor) or input.ndim != 3 or not input.numel() or dropping or not plain(input):
+        if (module.training and module.dropout > 0) or not self._fits(input, hx) or not plain(input):
             return nn.LSTM.forward(module, input, hx)  # pyright: ignore[reportArgumentType]
         x = input.transpose(0, 1) if module.batch_first else input
         first = x.new_zeros(2, module.num_layers, x.shape[1], module.hidden_size) if hx is None else hx
@@ -61,6 +61,14 @@ class _Forward:
             cells.append(c)
         y = x.transpose(0, 1) if module.batch_first else x
         return y, (torch.stack(hidden), torch.stack(cells))
+
+    def _fits(self, x: Any, hx: State | None) -> bool:
+        """Whether it is a batch of sequences, dense and of the right sizes; where it is not, torch knows it or says so."""
+        module = self.module
+        if not isinstance(x, Tensor) or x.ndim != 3 or not x.numel() or not dense(x, module.input_size):
+            return False
+        rows = x.shape[0 if module.batch_first else 1]
+        return hx is None or all(dense(state, module.num_layers, rows, module.hidden_size) for state in hx)
 
 
 class _Layer(torch.autograd.Function):
