@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskscope.core.apply import Masked
 from maskscope.core.batches import Batch
@@ -38,19 +38,50 @@ def evaluate(network: Network, batches: Iterable[Batch], metric: Metric) -> Scor
         >>> evaluate(nn.Identity(), [(torch.eye(2), torch.tensor([0, 0]))], accuracy)
         Score(value=0.5, examples=2)
     """
+    (score,) = _means(network, batches, lambda model, batch: _column(metric(model, batch)))
+    return score
+
+
+def evaluate_each(network: Network, batches: Iterable[Batch], metrics: Metric) -> tuple[Score, ...]:
+    """The means of several metrics that are found together, in one pass of the network.
+
+    Args:
+        network: As for ``evaluate``.
+        batches: Finite; every example counts once.
+        metrics: Several numbers per example, (examples, metrics).
+
+    Raises:
+        ValueError: No examples, or the metrics are not so many numbers per example.
+
+    Examples:
+        >>> evaluate_each(nn.Identity(), [torch.tensor([[1.0, 0.0], [1.0, 1.0]])], lambda model, batch: model(batch))
+        (Score(value=1.0, examples=2), Score(value=0.5, examples=2))
+    """
+    return _means(network, batches, metrics)
+
+
+def _means(network: Network, batches: Any, metrics: Metric) -> tuple[Score, ...]:
     if callable(batches):
         raise TypeError(
             "evaluate goes through its batches once, so it takes a list or a loader, not a function of the step"
         )
     module = network.model if isinstance(network, Masked) else network
-    total, examples = 0.0, 0
+    total, examples = torch.zeros(()).double(), 0
     with evaluating(module) if isinstance(module, nn.Module) else nullcontext(), torch.no_grad():
         for batch in batches:
-            values = metric(network, batch)
-            if values.ndim != 1:
-                raise ValueError(f"a metric returns one number per example, got shape {tuple(values.shape)}")
-            total += float(values.double().sum())
+            values = metrics(network, batch)
+            if values.ndim != 2:
+                raise ValueError(
+                    f"several metrics return a row of numbers per example, got shape {tuple(values.shape)}"
+                )
+            total = total + values.double().sum(0).cpu()
             examples += values.shape[0]
     if not examples:
         raise ValueError("nothing to evaluate on: there are no batches (an iterator that was used up?)")
-    return Score(total / examples, examples)
+    return tuple(Score(value / examples, examples) for value in total.tolist())
+
+
+def _column(values: Tensor) -> Tensor:
+    if values.ndim != 1:
+        raise ValueError(f"a metric returns one number per example, got shape {tuple(values.shape)}")
+    return values.unsqueeze(1)

@@ -14,12 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskscope.core.objectives import Network
+from maskscope.data.arithmetic import Split, drawn, in_order, random_of
 
 Reading = Literal["once", "last"]
-Split = Literal["train", "test", "valid"]
 
-_SEED = 0x12345678
-_SPLITS: tuple[Split, ...] = ("train", "test", "valid")
 _STEPS = 3
 
 
@@ -92,8 +90,8 @@ class ResultRight:
 
 
 @dataclass(frozen=True)
-class ResultIs:
-    """Whether the output is the result of an operation, asked for or not; of none, where that is what is looked for.
+class ResultOf:
+    """Whether the output is the result of each operation, asked for or not, or of neither.
 
     Where sum and product agree (modulo 100), an output that equals them is a result of both.
 
@@ -101,14 +99,12 @@ class ResultIs:
     """
 
     reading: Reading
-    operation: int | None
-    """0 addition, 1 multiplication; None: neither."""
 
-    def __call__(self, model: Network, batch: Problems) -> Float[Tensor, " batch"]:
-        """1 for yes, 0 for no, per example."""
+    def __call__(self, model: Network, batch: Problems) -> Float[Tensor, "batch outcomes=3"]:
+        """1 for yes, 0 for no, in the order of ``AddMul.outcomes``."""
         said = answers(model, batch.inputs, self.reading).argmax(-1)
         equal = (said.unsqueeze(1) == batch.results).all(2)
-        return (~equal.any(1) if self.operation is None else equal[:, self.operation]).float()
+        return torch.cat([equal, ~equal.any(1, keepdim=True)], 1).float()
 
 
 @dataclass(frozen=True)
@@ -137,6 +133,8 @@ class AddMul:
     outputs = 20
     full = "both operations"
     subtasks = ("+", "*")
+    outcomes = ("result of +", "result of *", "neither")
+    """What an output may be."""
     solved = 0.95
     """Below this accuracy of the full network a subtask counts as not learned."""
     chance = 0.01
@@ -163,30 +161,19 @@ class AddMul:
         self.operations(subtask)
         return ResultRight(self.reading)
 
-    def outcomes(self) -> dict[str, ResultIs]:
-        """What an output may be, whatever was asked for; an ambiguous one counts as both.
-
-        Examples:
-            >>> list(AddMul("once").outcomes())
-            ['result of +', 'result of *', 'neither']
-        """
-        read = self.reading
-        return {"result of +": ResultIs(read, 0), "result of *": ResultIs(read, 1), "neither": ResultIs(read, None)}
+    def outcome(self) -> ResultOf:
+        """Which of the outcomes an output is, whatever was asked for; an ambiguous one is two."""
+        return ResultOf(self.reading)
 
     def batches(self, split: Split, size: int, seed: int, subtask: str | None = None) -> Callable[[int], Problems]:
         """Batches of a subtask's problems as a function of the step: sampling with replacement, as in the published loader."""
         digits = self._digits(split, subtask)
-
-        def batch(step: int) -> Problems:
-            rows = np.random.default_rng([seed, step]).integers(len(digits.asked), size=size)
-            return digits.problems(torch.from_numpy(rows))
-
-        return batch
+        return drawn(digits.problems, len(digits.asked), size, seed)
 
     def tests(self, split: Split = "valid", subtask: str | None = None, size: int = 1000) -> list[Problems]:
         """A subtask's problems of a split in order, in batches."""
         digits = self._digits(split, subtask)
-        return [digits.problems(slice(start, start + size)) for start in range(0, len(digits.asked), size)]
+        return in_order(digits.problems, len(digits.asked), size)
 
     def _digits(self, split: Split, subtask: str | None) -> Digits:
         operations = self.operations(subtask or self.full)
@@ -199,7 +186,7 @@ class AddMul:
 @lru_cache(maxsize=4)
 def _digits(split: Split, examples: int) -> Digits:
     """Numbers 0..99 and operations, uniform; every split has its own published seed."""
-    random = np.random.RandomState(_SEED + _SPLITS.index(split))
+    random = random_of(split)
     numbers = random.randint(0, 100, size=(examples, 2))
     asked = random.randint(0, 2, size=examples)
     results = np.stack([numbers.sum(1), numbers.prod(1)], 1) % 100

@@ -14,12 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskscope.core.objectives import Network
+from maskscope.data.arithmetic import Split, drawn, in_order, random_of
 
 Mode = Literal["separate", "together", "forced"]
-Split = Literal["train", "test", "valid"]
 
-_SEED = 0x12345678
-_SPLITS: tuple[Split, ...] = ("train", "test", "valid")
 _STEPS_PER_PAIR = 3
 
 
@@ -167,10 +165,6 @@ class DoubleAddition:
         """Whether both digits are right, every input shown."""
         return PairsRight(self.mode, self.pairs(subtask))
 
-    def outcomes(self) -> dict[str, PairsRight]:
-        """What an output may be, whatever was asked for: of no interest here."""
-        return {}
-
     def batches(self, split: Split, size: int, seed: int, subtask: str | None = None) -> Callable[[int], Problems]:
         """Batches as a function of the step: sampling with replacement, as in the published loader.
 
@@ -178,19 +172,14 @@ class DoubleAddition:
         """
         self.pairs(subtask or self.full)
         digits = _digits(split, self._examples(split))
-
-        def batch(step: int) -> Problems:
-            rows = np.random.default_rng([seed, step]).integers(len(digits.sums), size=size)
-            return digits.problems(torch.from_numpy(rows))
-
-        return batch
+        return drawn(digits.problems, len(digits.sums), size, seed)
 
     def tests(self, split: Split = "valid", subtask: str | None = None, size: int = 1000) -> list[Problems]:
         """A whole split in order, in batches; the same for every subtask."""
         self.pairs(subtask or self.full)
         examples = self._examples(split)
         digits = _digits(split, examples)
-        return [digits.problems(slice(start, start + size)) for start in range(0, examples, size)]
+        return in_order(digits.problems, examples, size)
 
     def _examples(self, split: Split) -> int:
         return self.train if split == "train" else self.valid
@@ -199,7 +188,7 @@ class DoubleAddition:
 @lru_cache(maxsize=4)
 def _digits(split: Split, examples: int) -> Digits:
     """Numbers 0..99, uniform; every split has its own published seed."""
-    random = np.random.RandomState(_SEED + _SPLITS.index(split))
+    random = random_of(split)
     numbers = random.randint(0, 100, size=(examples, 2, 2))  # example, pair, number
     sums = numbers.sum(2) % 100
     digits = np.stack([numbers % 10, numbers // 10], -1).reshape(examples, 8)

@@ -11,7 +11,7 @@ import numpy as np
 from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.report.load import Run, SeedRun
 from maskscope.runs.results import ALL, HISTOGRAM_BINS
-from maskscope.runs.verdict import Verdict, accuracy, reuse_in
+from maskscope.runs.verdict import Verdict, accuracy, reuse_in, sharing
 
 # Okabe and Ito's palette, safe for colour-blind readers; in this order it also differs in lightness.
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#222222", "#EDEDED"
@@ -94,7 +94,7 @@ def position(named: Sequence[tuple[str, Verdict]]) -> Chart:
 def across(runs: Sequence[Run]) -> Chart | None:
     """Accuracy and total sharing against what several runs of an experiment differ in: penalty, or size; None for one."""
     penalties = [run.experiment.masking.penalty for run in runs]
-    weights = [float(sum(tensor.weights for tensor in run.results[0].sizes[0].tensors)) for run in runs]
+    weights = [float(run.weights) for run in runs]
     same = len({run.experiment.data for run in runs}) == 1
     if len(set(penalties)) > 2:
         label, places = "penalty per unit of summed logit", penalties
@@ -105,11 +105,11 @@ def across(runs: Sequence[Run]) -> Chart | None:
     ordered = sorted(zip(places, runs, strict=True), key=lambda pair: pair[0])
     x = tuple(place for place, _ in ordered)
     own: list[Series] = []
-    sharing: list[Series] = []
+    shared: list[Series] = []
     for subtask, colour in zip(runs[0].experiment.data.subtasks, COLOURS[1:], strict=False):
         accuracies = [accuracy(run.results, "mask", subtask, subtask) for _, run in ordered]
-        shares = [total_sharing(run, subtask) for _, run in ordered]
-        for series, values in ((own, accuracies), (sharing, shares)):
+        shares = [sharing(run.results, subtask, ALL) for _, run in ordered]
+        for series, values in ((own, accuracies), (shared, shares)):
             series.append(Series(subtask, "line and points", colour, x, _means(values), _stds(values)))
     bounds = (-0.02, 1.02)
     return Chart(
@@ -119,18 +119,8 @@ def across(runs: Sequence[Run]) -> Chart | None:
         "keeps, over all layers (total sharing). Error bars: standard deviation over masks and network seeds.",
         (
             Panel(label, "accuracy", tuple(own), "under its own mask", x_axis="log", y_range=bounds),
-            Panel(label, "share of the mask's weights", tuple(sharing), "total sharing", x_axis="log", y_range=bounds),
+            Panel(label, "share of the mask's weights", tuple(shared), "total sharing", x_axis="log", y_range=bounds),
         ),
-    )
-
-
-def total_sharing(run: Run, subtask: str) -> Estimate:
-    """The share of a subtask's kept weights that another subtask's mask also keeps, over all layers."""
-    return estimate(
-        share.shared
-        for result in run.results
-        for share in result.shares
-        if (share.name.subtask, share.where) == (subtask, ALL)
     )
 
 

@@ -51,6 +51,11 @@ class Run:
         return tuple(seed.results for seed in self.seeds)
 
     @property
+    def weights(self) -> int:
+        """How many are masked."""
+        return sum(tensor.weights for tensor in self.results[0].sizes[0].tensors)
+
+    @property
     def name(self) -> str:
         """For headings."""
         return self.experiment.title or f"{self.experiment.name} {self.experiment.variant}"

@@ -5,9 +5,8 @@ python -m maskscope.report.page results docs/experiments.md
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
 
 from maskscope.analysis.modularity import Estimate, estimate
-from maskscope.report.charts import total_sharing
 from maskscope.report.load import Run, find
 from maskscope.report.tables import Grid, percent, table_outcomes, table_overlap
 from maskscope.runs.results import ALL, ENDS, HIDDEN
 from maskscope.runs.store import write_text
-from maskscope.runs.verdict import accuracy, verdict
+from maskscope.runs.verdict import accuracy, sharing, verdict
 
 PUBLISHED: dict[str, dict[str, str]] = {
     "fnn": {
@@ -77,10 +75,12 @@ class Setting:
     def command(self) -> str:
         """What made them."""
         seeds = sorted({seed.seed for run in self.runs for seed in run.seeds})
+        threads = {seed.environment.threads for run in self.runs for seed in run.seeds}
         variants = " ".join(run.experiment.variant for run in self.runs)
         return (
             f"maskscope run {self.experiment} --preset {self.preset} --only {variants} "
-            f"--seeds {' '.join(map(str, seeds))} --jobs 2"
+            f"--seeds {' '.join(map(str, seeds))}"
+            + "".join(f" --threads {count}" for count in threads if len(threads) == 1)
         )
 
     @property
@@ -145,27 +145,29 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def _tested(setting: Setting) -> Iterator[tuple[Run, str, str, Callable[[str], str | None]]]:
+    """Every network on every subtask: the subtask, the other one, and what the paper has for a column."""
+    for run in setting.runs:
+        published = PUBLISHED.get(run.experiment.variant, {}) if setting.preset != "quick" else {}
+        first, second = run.experiment.data.subtasks
+        for i, (own, other) in enumerate(((first, second), (second, first)), start=1):
+            yield run, own, other, lambda key, i=i, published=published: published.get(f"{key} {i}")
+
+
 def table_one(setting: Setting) -> str:
     """Accuracies under each pair's mask beside the paper's."""
     rows: list[list[str]] = []
-    for run in setting.runs:
-        published = PUBLISHED.get(run.experiment.variant, {}) if setting.preset != "quick" else {}
-        subtasks = run.experiment.data.subtasks
-        for i, own in enumerate(subtasks, start=1):
-            other = subtasks[2 - i]
-            cells = (
-                ("full", "full network", own, None),
-                ("own", "mask", own, own),
-                ("other", "mask", own, other),
-                ("own without", "complement", own, own),
-                ("other without", "complement", own, other),
-            )
-            found = [
-                _beside(accuracy(run.results, network, tested, mask), published.get(f"{key} {i}"))
-                for key, network, tested, mask in cells
-            ]
-            masks = accuracy(run.results, "mask", own, own).n
-            rows.append([run.name, own, *found, f"{len(run.seeds)} / {masks}"])
+    for run, own, other, published in _tested(setting):
+        cells = (
+            ("full", "full network", None),
+            ("own", "mask", own),
+            ("other", "mask", other),
+            ("own without", "complement", own),
+            ("other without", "complement", other),
+        )
+        found = [_beside(accuracy(run.results, network, own, mask), published(key)) for key, network, mask in cells]
+        masks = accuracy(run.results, "mask", own, own).n
+        rows.append([run.name, own, *found, f"{len(run.seeds)} / {masks}"])
     header = ("network", "accuracy on", "network itself", "own mask", "other's mask", "¬ own mask", "¬ other's mask")
     return markdown((*header, "n networks / masks"), rows)
 
@@ -173,18 +175,13 @@ def table_one(setting: Setting) -> str:
 def complements(setting: Setting) -> str:
     """Plain inversion and inversion with the ends kept from the control mask, side by side."""
     rows: list[list[str]] = []
-    for run in setting.runs:
-        published = PUBLISHED.get(run.experiment.variant, {}) if setting.preset != "quick" else {}
-        subtasks = run.experiment.data.subtasks
-        for i, own in enumerate(subtasks, start=1):
-            cells: list[str] = [run.name, own]
-            for key, mask in (("own without", own), ("other without", subtasks[2 - i])):
-                cells += [
-                    percent(accuracy(run.results, "complement", own, mask)),
-                    percent(accuracy(run.results, "complement with ends open", own, mask)),
-                    published.get(f"{key} {i}", "–"),
-                ]
-            rows.append(cells)
+    for run, own, other, published in _tested(setting):
+        cells: list[str] = [run.name, own]
+        for key, mask in (("own without", own), ("other without", other)):
+            kinds = ("complement", "complement with ends open")
+            cells += [percent(accuracy(run.results, kind, own, mask)) for kind in kinds]
+            cells.append(published(key) or "–")
+        rows.append(cells)
     header = ("network", "accuracy on", "¬ own, plain", "ends open", "paper", "¬ other's, plain", "ends open", "paper")
     return markdown(header, rows)
 
@@ -204,7 +201,7 @@ def places(setting: Setting) -> str:
     rows: list[list[str]] = []
     for run in setting.runs:
         for subtask in run.experiment.data.subtasks:
-            cells = [percent(_shared(run, subtask, where)) for where in (ENDS, HIDDEN, ALL)]
+            cells = [percent(sharing(run.results, subtask, where)) for where in (ENDS, HIDDEN, ALL)]
             rows.append([run.name, subtask, *cells])
     return markdown(("network", "mask of", "shared in input and output layers", "in hidden layers", "in all"), rows)
 
@@ -213,8 +210,7 @@ def sizes(setting: Setting) -> str:
     """Accuracy under the own mask and total sharing of every network, penalty beside it."""
     rows: list[list[str]] = []
     for run in setting.runs:
-        weights = sum(tensor.weights for tensor in run.results[0].sizes[0].tensors)
-        cells = [f"{weights:,}", f"{run.experiment.masking.penalty:.2g}"]
+        cells = [f"{run.weights:,}", f"{run.experiment.masking.penalty:.2g}"]
         for subtask in run.experiment.data.subtasks:
             kept = estimate(
                 float(sum(tensor.kept_weights for tensor in size.tensors))
@@ -225,7 +221,7 @@ def sizes(setting: Setting) -> str:
             cells += [
                 percent(accuracy(run.results, "mask", subtask, subtask)),
                 f"{kept.mean:,.0f}",
-                percent(total_sharing(run, subtask)),
+                percent(sharing(run.results, subtask, ALL)),
             ]
         rows.append([run.name, *cells])
     subtasks = setting.runs[0].experiment.data.subtasks
@@ -241,17 +237,8 @@ def outcomes(setting: Setting) -> str:
     return markdown(("of", *known[0][1].header), rows)
 
 
-def _shared(run: Run, subtask: str, where: str) -> Estimate:
-    return estimate(
-        share.shared
-        for result in run.results
-        for share in result.shares
-        if (share.name.subtask, share.where) == (subtask, where)
-    )
-
-
 def _beside(ours: Estimate, theirs: str | None) -> str:
-    text = "–" if math.isnan(ours.mean) else percent(ours)
+    text = percent(ours)
     return text if theirs is None else f"{text} ({theirs})"
 
 

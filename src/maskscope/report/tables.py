@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -15,7 +16,7 @@ from maskscope.analysis.modularity import Estimate, Placed, estimate
 from maskscope.analysis.modularity import percent as share
 from maskscope.report.load import Run
 from maskscope.runs.results import ALL, ENDS, HIDDEN
-from maskscope.runs.verdict import Verdict, accuracy, reuse_in, verdict
+from maskscope.runs.verdict import Verdict, accuracy, reuse_in, sharing, verdict
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,7 @@ def _spread(mean: float, std: float, places: int) -> str:
 def table_one(run: Run) -> Grid:
     """Accuracies in the manner of the paper's Table 1: on each subtask, under each mask and each complement."""
     experiment, results = run.experiment, run.results
-    columns = [("full network", None, "network")]
-    for subtask in experiment.subtasks:
-        named = f"{subtask} (control)" if subtask == experiment.data.full else subtask
-        columns += [("mask", subtask, named), ("complement", subtask, f"¬ {named}")]
+    columns = _columns(run)
     rows = tuple(
         (subtask, *(percent(accuracy(results, network, subtask, mask)) for network, mask, _ in columns))
         for subtask in experiment.data.subtasks
@@ -67,6 +65,15 @@ def table_one(run: Run) -> Grid:
         f"{'' if len(run.seeds) == 1 else 's'}); chance is {experiment.data.chance:.0%}."
     )
     return Grid("Accuracies", caption, ("accuracy on", *(title for _, _, title in columns)), rows)
+
+
+def _columns(run: Run) -> list[tuple[str, str | None, str]]:
+    """The network, and under each mask and each complement: what it is, whose mask, and what it is called."""
+    columns: list[tuple[str, str | None, str]] = [("full network", None, "network")]
+    for subtask in run.experiment.subtasks:
+        named = f"{subtask} (control)" if subtask == run.experiment.data.full else subtask
+        columns += [("mask", subtask, named), ("complement", subtask, f"¬ {named}")]
+    return columns
 
 
 def table_ablations(run: Run) -> Grid:
@@ -95,12 +102,8 @@ def table_outcomes(run: Run) -> Grid | None:
     if not found:
         return None
     subtasks, outcomes = run.experiment.data.subtasks, dict.fromkeys(item.outcome for item in found)
-    networks: list[tuple[str, str | None, str]] = [("full network", None, "network")]
-    for subtask in run.experiment.subtasks:
-        named = f"{subtask} (control)" if subtask == run.experiment.data.full else subtask
-        networks += [("mask", subtask, named), ("complement", subtask, f"¬ {named}")]
     rows: list[tuple[str, ...]] = []
-    for network, mask, title in networks:
+    for network, mask, title in _columns(run):
         cells = [
             percent(
                 estimate(
@@ -149,19 +152,13 @@ def _placed(placed: Placed) -> tuple[str, str, str, str]:
 def table_shares(run: Run) -> Grid:
     """The paper's sharing statistics: what other subtasks' masks also keep, and what remains of the control mask."""
     subtasks = run.experiment.data.subtasks
-    shares = [item for result in run.results for item in result.shares]
+    kinds: tuple[Literal["shared"], Literal["remaining"]] = ("shared", "remaining")
     rows = tuple(
         (
             where,
-            *(
-                percent(
-                    estimate(getattr(item, kind) for item in shares if (item.name.subtask, item.where) == (s, where))
-                )
-                for kind in ("shared", "remaining")
-                for s in subtasks
-            ),
+            *(percent(sharing(run.results, s, where, kind)) for kind in kinds for s in subtasks),
         )
-        for where in dict.fromkeys(item.where for item in shares)
+        for where in dict.fromkeys(item.where for item in run.results[0].shares)
     )
     caption = (
         "In %. Shared: of a mask's units, those that another subtask's mask also keeps. Remaining: of the control mask's "

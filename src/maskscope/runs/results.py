@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from maskscope.analysis.ablate import complement, half, keep_open, random_like
 from maskscope.analysis.compare import Overlap, overlaps, remaining, shared
-from maskscope.analysis.evaluate import evaluate
+from maskscope.analysis.evaluate import evaluate, evaluate_each
 from maskscope.analysis.number import Number
 from maskscope.core.apply import masked
 from maskscope.core.layout import Layout, layer
 from maskscope.core.learning.learned import Reading
 from maskscope.core.mask import Count, Mask
-from maskscope.core.objectives import Network
+from maskscope.core.objectives import Metric, Network
 from maskscope.core.seeded import derive
 from maskscope.runs.study import Experiment
 
@@ -33,6 +34,20 @@ CONFUSED = ("full network", "mask", "complement", "complement with ends open")
 HIDDEN, ENDS, ALL = "hidden layers", "input and output layers", "all layers"
 
 EMPTY_OR_FULL = "keeps {what}: no overlap or ablation of it means anything"
+
+
+@runtime_checkable
+class Confusable(Protocol):
+    """Data that say what an output may be, besides right and wrong."""
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Their names."""
+        ...
+
+    def outcome(self) -> Metric:
+        """For each example and outcome, whether it is that."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -151,8 +166,8 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
     sizes = tuple(MaskSize(name, mask.counts()) for name, mask in masks.items())
     warnings = (
         *_mask_warnings(masks),
-        *_network_warnings(experiment, tuple(accuracies)),
-        *_sufficiency_warnings(tuple(accuracies)),
+        *_network_warnings(experiment, accuracies),
+        *_sufficiency_warnings(accuracies),
     )
     return SeedResults(
         experiment.digest,
@@ -213,10 +228,10 @@ def _accuracies(experiment: Experiment, network: str, name: MaskName | None, cal
 
 def _outcomes(experiment: Experiment, network: str, name: MaskName | None, callable_: Network) -> Iterator[Outcome]:
     data = experiment.data
-    if network in CONFUSED:
+    if isinstance(data, Confusable) and network in CONFUSED:
         for subtask in data.subtasks:
-            for outcome, metric in data.outcomes().items():
-                score = evaluate(callable_, data.tests("valid", subtask), metric)
+            scores = evaluate_each(callable_, data.tests("valid", subtask), data.outcome())
+            for outcome, score in zip(data.outcomes, scores, strict=True):
                 yield Outcome(network, name, subtask, outcome, score.value, score.examples)
 
 
@@ -236,7 +251,7 @@ def _mask_warnings(masks: Mapping[MaskName, Mask]) -> Iterator[str]:
             yield f"the mask of {name.subtask} (repetition {name.seed + 1}) {what}"
 
 
-def _network_warnings(experiment: Experiment, accuracies: tuple[Accuracy, ...]) -> Iterator[str]:
+def _network_warnings(experiment: Experiment, accuracies: Sequence[Accuracy]) -> Iterator[str]:
     for item in accuracies:
         if item.network == "full network" and item.value < experiment.data.solved:
             yield (
@@ -245,7 +260,7 @@ def _network_warnings(experiment: Experiment, accuracies: tuple[Accuracy, ...]) 
             )
 
 
-def _sufficiency_warnings(accuracies: tuple[Accuracy, ...]) -> Iterator[str]:
+def _sufficiency_warnings(accuracies: Sequence[Accuracy]) -> Iterator[str]:
     full = {item.subtask: item.value for item in accuracies if item.network == "full network"}
     for item in accuracies:
         own = item.network == "mask" and item.mask is not None and item.mask.subtask == item.subtask

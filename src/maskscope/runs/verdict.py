@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, reuse
 from maskscope.runs.results import HIDDEN, SeedResults
@@ -46,6 +47,18 @@ def accuracy(results: Iterable[SeedResults], network: str, subtask: str, mask: s
         for result in results
         for item in result.accuracies
         if item.network == network and item.subtask == subtask and (item.mask.subtask if item.mask else None) == mask
+    )
+
+
+def sharing(
+    results: Iterable[SeedResults], subtask: str, where: str, kind: Literal["shared", "remaining"] = "shared"
+) -> Estimate:
+    """The paper's sharing statistics of a subtask's mask somewhere, over network seeds and repetitions: a mean of ``Share``."""
+    return estimate(
+        share.shared if kind == "shared" else share.remaining
+        for result in results
+        for share in result.shares
+        if (share.name.subtask, share.where) == (subtask, where)
     )
 
 

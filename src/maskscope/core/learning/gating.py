@@ -132,14 +132,14 @@ class Gating:
 
     def show(self, sample: int) -> None:
         """The network sees this sample of its weights."""
-        drawn = words(self._streams[sample], self.logits.device)
+        drawn = words(self._streams[sample], self.logits.device) if self.native is None else None
         for p in self._passes:
             if p.gated is None:
                 continue
-            if self.native is not None and p.planes is not None:
-                self.native.gate(p.gated, p.weights, p.planes[sample])
-            else:
+            if drawn is not None:
                 self.kernel.sample(p.gated, p.logits, p.prepared, p.weights, p.keys, drawn)
+            elif self.native is not None and p.planes is not None:
+                self.native.gate(p.gated, p.weights, p.planes[sample])
         for matrix in self.matrices.values():
             matrix.show(sample)
         for shaped in self.shaped:
@@ -196,17 +196,17 @@ class Gating:
         """A run's arrays, and what the network is to see of it."""
         blocks, logits, rows = self.logits.blocks, self.logits, run.rows
         count, planes, gated = rows.stop - rows.start, None, None
+        shares: list[Tensor | None] = []
         if self.native is not None:
             planes = torch.zeros(logits.schedule.samples, count + 1, dtype=torch.int64)
-        fit = all(is_matrix(span) and _fits(weights[span.name], logits.rows) for span in run.spans)
-        if self.native is not None and planes is not None and fit:
-            shares: list[Tensor | None] = [
-                self._matrix(span, weights[span.name], planes[:, blocks.row(span) - rows.start :], self.native)
-                for span in run.spans
-            ]
-        else:
+            if all(is_matrix(span) and _fits(weights[span.name], logits.rows) for span in run.spans):
+                shares += [
+                    self._matrix(span, weights[span.name], planes[:, blocks.row(span) - rows.start :], self.native)
+                    for span in run.spans
+                ]
+        if not shares:
             gated = torch.zeros(count, WIDTH, dtype=torch.float32, device=blocks.device)
-            shares = [self._place(span, weights, blocks.own(gated, span, rows.start)) for span in run.spans]
+            shares += [self._place(span, weights, blocks.own(gated, span, rows.start)) for span in run.spans]
         # Not as views of larger tensors (.data): the compiler would compile every pass again for those.
         return _Pass(
             gated,
