@@ -153,7 +153,7 @@ def test_every_grain_learns_and_comes_back_from_its_file(kind, grain, tmp_path):
 
 
 @EVERY
-@pytest.mark.parametrize("slope", ["mean", "sampled"])
+@pytest.mark.parametrize("slope", ["expected", "sampled"])
 def test_products_that_gate_by_themselves_give_the_same_gradient(kind, slope, monkeypatch):
     """Whatever a network does with its weights: products known here, others, both with one weight, none."""
     schedule = Schedule(steps=1, samples=2, slope=slope, clip=1e9)

@@ -39,8 +39,13 @@ class Gate(Protocol):
         """Derivative of the gate with respect to its logit, as used in backward."""
         ...
 
-    def mean_slope(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"] | None:
-        """The mean of ``slope`` over the noise, where there is a closed form; None where there is not."""
+    def expected_slope(
+        self, logits: Float32[Tensor, "*n"], gates: Float32[Tensor, "*n"]
+    ) -> Float32[Tensor, "*n"] | None:
+        """The mean of ``slope`` over all noise that gives these gates; None if there is no closed form.
+
+        The network sees the gate alone, so with it the gradient has the same mean as with ``slope``, and less noise.
+        """
         ...
 
     def probability(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
@@ -58,6 +63,20 @@ class Gate(Protocol):
     def penalty_slope(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "..."]:
         """Derivative of the penalty; may be a scalar tensor where it is the same everywhere."""
         ...
+
+
+_UNLIKELY = (0.19314398, -0.033979587, -0.027370421, 0.0020911586, -0.046456523)
+_FIRST = (0.9998135, 5.6920195, 9.3087854, -14.419935)
+_SECOND = (-2.1910871, -6.5640225, 15.698677, 28.814816, -27.521187)
+"""Coefficients of the expected slope, lowest power first; also in ``learning/gated.c``."""
+
+
+def _series(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    *lower, total = coefficients
+    value = torch.full_like(x, total)
+    for coefficient in reversed(lower):
+        value = value * x + coefficient
+    return value
 
 
 @dataclass(frozen=True)
@@ -116,24 +135,23 @@ class GumbelSigmoid:
         noisy = (logits + logistic(uniform)) * (1 / self.temperature)
         return torch.sigmoid(noisy) * torch.sigmoid(-noisy) * (1 / self.temperature)
 
-    def mean_slope(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"] | None:
-        r"""The density of the sum of two logistic variables, at temperature 1; no closed form is known to us elsewhere.
+    def expected_slope(
+        self, logits: Float32[Tensor, "*n"], gates: Float32[Tensor, "*n"]
+    ) -> Float32[Tensor, "*n"] | None:
+        r"""At temperature 1, to 5e-5 of its value; no closed form is known to us elsewhere.
 
-        s is the probability that a second logistic variable lies below l + log(u / (1 - u)), so its mean over u is the
-        distribution function of their sum (or difference), and the mean of ds/dl its density: with t = \|l\| / 2,
-        (t coth t - 1) / (2 sinh(t)^2). With q = sigmoid(-2t), coth t = 1 / (1 - 2q), and all stays finite.
+        With n = \|l\|, a = exp(-n), f the logistic density: the mean of s (1 - s) over x = l + log(u / (1 - u)) > 0 is the
+        integral of f(x) f(x - l) over x > 0, divided by sigmoid(l). For the less likely of the two gates that is
+        (1 + a) / (1 - a)^2 [log 2 - 1/2 + log(1 + a) - a / (1 + a) - 2a / (1 - a) (log(1 + a) / a - log 2)]; both together
+        are the density a [(1 + a) n - 2 (1 - a)] / (1 - a)^3 of a sum of two logistic variables. Near l = 0 these
+        quotients cancel; what is computed are the nearest polynomials in q = sigmoid(-n), times n where a logarithm is.
         """
         if self.temperature != 1.0:
             return None
-        size = logits.abs()
-        near = size < 0.5
-        t = torch.where(near, 1.0, size * 0.5)
-        q = torch.sigmoid(-2 * t)
-        r = 1 / (1 - 2 * q)
-        far = 2 * q * (1 - q) * (t * r - 1) * r * r
-        square = size * size * 0.25
-        # Close to 0 the quotient cancels; the series is 1/6 (1 - 2/5 t^2 + 2/21 t^4 - ...).
-        return torch.where(near, 1 / 6 + square * (square * (1 / 63) - 1 / 15), far)
+        size = logits.abs().clamp(max=87.0)
+        q = torch.sigmoid(-size)
+        likely = q * (size * _series(q, _FIRST) + _series(q, _SECOND))
+        return torch.where((gates > 0) == (logits >= 0), likely, _series(q, _UNLIKELY))
 
     def probability(self, logits: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
         """sigmoid(l)."""

@@ -111,15 +111,13 @@ class Experiment:
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits over everything that changes numbers."""
-        values = json.loads(to_json(dataclasses.replace(self, title="")))
-        text = json.dumps([FORMAT, values], sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+        return _digest(json.loads(to_json(dataclasses.replace(self, title=""))))
 
     @property
     def network_digest(self) -> str:
         """The same over what the trained network depends on: experiments that agree in it may share the network."""
-        data, network, training, surgery = self.data, self.network, self.training, self.surgery
-        return Experiment("network", "network", data, network, training, surgery=surgery).digest
+        values = json.loads(to_json(self))
+        return _digest({name: values[name] for name in ("data", "network", "training", "surgery")})
 
     @property
     def subtasks(self) -> tuple[str, ...]:
@@ -130,6 +128,11 @@ class Experiment:
         """Every mask to learn, as (subtask, mask seed): the control once, each subtask ``repeats`` times."""
         repeats = range(self.masking.repeats)
         return ((self.data.full, 0), *((subtask, seed) for seed in repeats for subtask in self.data.subtasks))
+
+
+def _digest(values: dict[str, object]) -> str:
+    text = json.dumps([FORMAT, values], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 def to_json(experiment: Experiment) -> str:

@@ -65,7 +65,7 @@ def test_the_gradient_is_that_of_a_naive_autograd_implementation(model, grain, s
 
 @pytest.mark.parametrize("low_memory", [False, True])
 @pytest.mark.parametrize("samples", [1, 4])
-def test_the_mean_slope_multiplies_the_summed_gradient_of_the_gated_weights(model, samples, low_memory):
+def test_every_sample_adds_the_slope_expected_of_its_gates(model, samples, low_memory):
     over = layout(model, ["*"])
     logits = Logits(over, Schedule(steps=1, samples=samples, clip=1e9), low_memory=low_memory)
     (_,) = learning(
@@ -85,10 +85,10 @@ def test_the_mean_slope_multiplies_the_summed_gradient_of_the_gated_weights(mode
         }
         loss = functional.cross_entropy(torch.func.functional_call(model, leaves, (part_x,)), part_y)
         (loss * len(part_x) / len(x)).backward()
-        expected += torch.cat([(leaf.grad * model.get_parameter(n)).flatten() for n, leaf in leaves.items()]).detach()
-    slope = GumbelSigmoid().mean_slope(torch.tensor([2.0]))
+        product = torch.cat([(leaf.grad * model.get_parameter(n)).flatten() for n, leaf in leaves.items()]).detach()
+        expected += product * GumbelSigmoid().expected_slope(torch.full_like(gates, 2.0), gates)
     found = logits.state()["adam_mean"] / (1 - 0.9)
-    torch.testing.assert_close(found, expected * slope + 0.25, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, expected + 0.25, rtol=1e-5, atol=1e-6)
 
 
 def naive_gradient(model, over, samples):
@@ -428,7 +428,7 @@ def test_adam_is_that_of_torch(betas):
 
 def test_an_objective_may_differentiate_the_network_itself(model):
     """A gradient penalty: backward inside the objective must not count as the mask's own."""
-    over, schedule = layout(model), Schedule(steps=1, samples=1, clip=1e9, slope="mean")
+    over, schedule = layout(model), Schedule(steps=1, samples=1, clip=1e9, slope="expected")
 
     def smooth(network, data):
         x = data[0].clone().requires_grad_()

@@ -11,9 +11,9 @@ from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.layout import layout
 from maskscope.core.learning import native
 from maskscope.core.learning.blocks import WIDTH, Blocks
-from maskscope.core.learning.gated import GatedWeight
+from maskscope.core.learning.gated import GatedWeight, IntoLogits, IntoWeight
 from maskscope.core.learning.kernels import Kernel, words
-from maskscope.core.learning.native import FLAGS, Library, build, check
+from maskscope.core.learning.native import FLAGS, Library, Part, build, check
 from maskscope.core.noise import draw, uniform
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="compiled on Linux only")
@@ -146,26 +146,73 @@ def test_extreme_inputs_of_an_lstm_saturate(library):
     torch.testing.assert_close(gates.view(4, 32)[:, 0], torch.tensor([0.0, 0.0, 1.0, 1.0]))
 
 
-def gated(library, weight):
+def slopes_of(logits, bits):
+    return GumbelSigmoid().expected_slope(logits, unpacked(bits, logits.shape))
+
+
+PARTS = [((3, 4), (5,)), ((37, 53), (7, 30, 1)), ((13, 600), (32, 32, 32, 32)), ((260, 130), (300,)), ((1, 1), (2, 0))]
+
+
+@pytest.mark.parametrize(("shape", "rows"), PARTS, ids=str)
+@pytest.mark.parametrize("base", [None, 0.25])
+def test_gradients_of_logits_are_products_times_expected_slopes(library, shape, rows, base):
+    weight, logits, start = numbers(*shape), numbers(*shape, seed=1) * 9, numbers(*shape, seed=2)
+    parts = [
+        Part(numbers(n, shape[0], seed=10 + n), numbers(n, shape[1], seed=20 + n), random_bits(weight.numel(), seed))
+        for seed, n in enumerate(rows)
+    ]
+    expected = start.clone() if base is None else torch.full_like(start, base)
+    for part in parts:
+        expected += weight * slopes_of(logits, part.bits) * (part.dy.t() @ part.x)
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        total = start.clone()
+        library.collect_products(total, weight, logits, parts, base)
+        torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
+        found.append(total)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("count", [1, 15, 64, 5000])
+def test_gradients_that_are_there_are_added_with_expected_slopes(library, count):
+    total, gradient, weight, logits = (numbers(count, seed=seed) for seed in range(4))
+    logits, bits = logits * 30, random_bits(count)
+    expected = total + gradient * weight * slopes_of(logits, bits)
+    library.collect(total, gradient, weight, logits, bits)
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-6)
+
+
+def gated(library, weight, sink=None):
     planes = [random_bits(weight.numel(), seed) for seed in range(2)]
-    return GatedWeight("w", weight, planes, torch.full_like(weight, 9.0), library), planes
+    return GatedWeight("w", weight, planes, sink or IntoWeight(torch.full_like(weight, 9.0)), library), planes
 
 
-def test_a_gradient_is_the_sum_of_all_that_came_and_zero_if_nothing_did(library):
-    weight = numbers(6, 5)
-    matrix, planes = gated(library, weight)
+def test_a_gradient_is_the_sum_of_all_that_came_and_the_least_if_nothing_did(library):
+    weight, logits, total = numbers(6, 5), numbers(6, 5, seed=1), torch.full((6, 5), 9.0)
+    into_weight = IntoWeight(torch.full_like(weight, 9.0))
+    into_logits = IntoLogits(total, weight, logits, 0.25, library)
     dy, x = numbers(300, 6), numbers(300, 5)
-    matrix.begin()
-    for part in range(3):  # more than is kept waiting
-        matrix.collect(dy[part * 100 : part * 100 + 100], x[part * 100 : part * 100 + 100])
-    seen = matrix.stand_in * 2.0  # and a product that is not known here
-    assert torch.equal(seen, 2 * weight * unpacked(planes[0], weight.shape))
-    seen.sum().backward()
-    matrix.finish()
-    torch.testing.assert_close(matrix.gradient, dy.t() @ x + 2.0, rtol=1e-4, atol=1e-4)
-    matrix.begin()
-    matrix.finish()
-    assert not matrix.gradient.any()
+    for sink in (into_weight, into_logits):
+        matrix, planes = gated(library, weight, sink)
+        sink.begin()
+        for part in range(3):  # more than is kept waiting
+            matrix.collect(dy[part * 100 : part * 100 + 100], x[part * 100 : part * 100 + 100])
+        seen = matrix.stand_in * 2.0  # and a product that is not known here
+        assert torch.equal(seen, 2 * weight * unpacked(planes[0], weight.shape))
+        seen.sum().backward()
+        matrix.keep()
+        matrix.keep()  # nothing more
+        sink.finish()
+    expected = dy.t() @ x + 2.0
+    torch.testing.assert_close(into_weight.gradient, expected, rtol=1e-4, atol=1e-4)
+    by_logit = expected * weight * slopes_of(logits, planes[0]) + 0.25
+    torch.testing.assert_close(total, by_logit, rtol=1e-4, atol=1e-4)
+    for sink in (into_weight, into_logits):
+        sink.begin()
+        sink.finish()
+    assert not into_weight.gradient.any()
+    assert (total == 0.25).all()
 
 
 def test_a_stand_in_shows_the_sample_of_the_moment_and_is_not_written_for_its_shape(library):

@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 from maskscope.core.apply import Swap
+from maskscope.core.learning.gated import WrittenWeight
 from maskscope.core.learning.products import Collecting, forwards
+
+
+def weights_of(leaves):
+    return {name: WrittenWeight(name, leaf) for name, leaf in leaves.items()}
 
 
 def leaves_of(model):
@@ -26,7 +31,7 @@ def test_values_and_gradients_are_those_of_torch(shape, bias):
     model, x = copy.deepcopy(torch_layer), torch.randn(shape)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     leaves, collecting = leaves_of(model), Collecting()
-    with Swap(model, leaves, forwards(model, leaves, collecting)):
+    with Swap(model, leaves, forwards(model, weights_of(leaves), collecting)):
         for _ in range(2):  # gradients add up
             collecting.on = True
             found = model(ours)
@@ -48,7 +53,7 @@ def test_values_and_gradients_are_those_of_torch(shape, bias):
 def test_a_gradient_asked_for_outside_the_steps_backward_is_returned_and_not_collected():
     model = nn.Linear(3, 2)
     leaves, collecting = leaves_of(model), Collecting()
-    with Swap(model, leaves, forwards(model, leaves, collecting)):
+    with Swap(model, leaves, forwards(model, weights_of(leaves), collecting)):
         loss = model(torch.ones(4, 3)).sum()
         (gradient,) = torch.autograd.grad(loss, leaves["weight"])
     assert torch.equal(gradient, torch.full((2, 3), 4.0))
@@ -58,7 +63,7 @@ def test_a_gradient_asked_for_outside_the_steps_backward_is_returned_and_not_col
 def test_functorch_transforms_still_work():
     model = nn.Linear(3, 2)
     leaves = leaves_of(model)
-    with Swap(model, leaves, forwards(model, leaves, Collecting())):
+    with Swap(model, leaves, forwards(model, weights_of(leaves), Collecting())):
         found = torch.func.vmap(model)(torch.ones(5, 3))
     torch.testing.assert_close(found, model(torch.ones(5, 3)))
 

@@ -49,8 +49,34 @@ static const int32_t LANE[16] __attribute__((aligned(64))) = {0, 1, 2, 3, 4, 5, 
 
 INLINE Size least(Size a, Size b) { return a < b ? a : b; }
 INLINE Floats load(const float *from) { return (Floats) * (const Loose *)from; }
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+INLINE Floats where(Ints yes, Floats a, Floats b) {
+    return (Floats)_mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)yes), (__m512)b, (__m512)a);
+}
+INLINE Floats lower(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
+#else
 INLINE Floats where(Ints yes, Floats a, Floats b) { return (Floats)((yes & (Ints)a) | (~yes & (Ints)b)); }
+INLINE Floats lower(Floats a, Floats b) { return where(a < b, a, b); }
+#endif
 INLINE void store(float *to, Floats value) { *(Loose *)to = (Loose)value; }
+
+/* The first `count` of a vector, the others 0. */
+INLINE Floats load_some(const float *from, Size count) {
+    if (count >= VL) return load(from);
+    float some[VL] = {0};
+    memcpy(some, from, sizeof(float) * count);
+    return load(some);
+}
+
+INLINE void store_some(float *to, Floats value, Size count) {
+    if (count >= VL) {
+        store(to, value);
+        return;
+    }
+    float some[VL];
+    store(some, value);
+    memcpy(to, some, sizeof(float) * count);
+}
 
 /* The bits from place `at` on, at least 25 of them. */
 INLINE uint32_t bits_at(Bits bits, Size at) {
@@ -238,8 +264,7 @@ void backward(float *dx, const float *dy, const float *weights, Bits bits, Size 
 }
 
 /* exp, to 2 units in the last place: 2^n times a polynomial. */
-INLINE Floats exponential(Floats x) {
-    x = where(x < -87.0f, (Floats){0} - 87.0f, where(x > 88.0f, (Floats){0} + 88.0f, x));
+INLINE Floats exp_within(Floats x) { /* from -87 to 88 */
     Floats shifted = x * 1.44269504f + 12582912.0f; /* adding 1.5 2^23 rounds to a whole number */
     Ints power = (Ints)shifted - 0x4B400000;
     Floats whole = __builtin_convertvector(power, Floats);
@@ -252,8 +277,142 @@ INLINE Floats exponential(Floats x) {
     return (series * rest * rest + rest + 1.0f) * (Floats)((power + 127) << 23);
 }
 
+INLINE Floats exponential(Floats x) {
+    return exp_within(where(x < -87.0f, (Floats){0} - 87.0f, lower(x, (Floats){0} + 88.0f)));
+}
+
 INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
 INLINE Floats hyperbolic(Floats x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
+
+/* What d(loss)/d(gated weight) is multiplied with, besides the weight, where the gate is on and where it is off: the mean
+   of its slope over all noise that opens (or shuts) it. GumbelSigmoid.expected_slope in gates.py has the formulas. */
+INLINE void expected_slopes(Floats logits, Floats *on, Floats *off) {
+    static const float UNLIKELY[] = {0.19314398f, -0.033979587f, -0.027370421f, 0.0020911586f, -0.046456523f};
+    static const float FIRST[] = {0.9998135f, 5.6920195f, 9.3087854f, -14.419935f};
+    static const float SECOND[] = {-2.1910871f, -6.5640225f, 15.698677f, 28.814816f, -27.521187f};
+    Floats size = lower((Floats)((Ints)logits & 0x7FFFFFFF), (Floats){0} + 87.0f), tail = exp_within(-size);
+    Floats q = tail / (1.0f + tail), unlikely = {0}, first = {0}, second = {0};
+    UNROLL for (int i = 4; i >= 0; i--) unlikely = unlikely * q + UNLIKELY[i];
+    UNROLL for (int i = 3; i >= 0; i--) first = first * q + FIRST[i];
+    UNROLL for (int i = 4; i >= 0; i--) second = second * q + SECOND[i];
+    Floats likely = q * (size * first + second);
+    Ints removed = logits < 0.0f;
+    *on = where(removed, unlikely, likely);
+    *off = where(removed, likely, unlikely);
+}
+
+INLINE Ints is_on(Bits bits, Size at) {
+    Ints one = *(const Ints *)ONE_BIT;
+    return (((Ints){0} + (int32_t)bits_at(bits, at)) & one) == one;
+}
+
+/* total += gradient x weight x expected slope, for one sample's gates. */
+void collect(float *total, const float *gradient, const float *weights, const float *logits, Bits bits, Size count,
+             int threads) {
+    Size pieces = (count + 4095) / 4096;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (Size p = 0; p < pieces; p++)
+        for (Size k = p * 4096; k < least(p * 4096 + 4096, count); k += VL) {
+            Size some = count - k;
+            Floats on, off;
+            expected_slopes(load_some(logits + k, some), &on, &off);
+            Floats slope = load_some(weights + k, some) * where(is_on(bits, k), on, off);
+            store_some(total + k, load_some(total + k, some) + load_some(gradient + k, some) * slope, some);
+        }
+}
+
+/* Sums of BACKWARD columns of dy with WIDE columns of x over `count` examples; what is next is prefetched. */
+INLINE void gradient_tile(float *sums, const float *dy, const float *x, Size count, Size line, const float *const *next,
+                          Size in) {
+    Floats sum[BACKWARD][SIDE];
+    UNROLL for (int i = 0; i < BACKWARD; i++) for (int v = 0; v < SIDE; v++) sum[i][v] = (Floats){0};
+    for (Size r = 0; r < count; r++) {
+        Floats side[SIDE];
+        Size ahead = line + r;
+        if (ahead < 3 * BACKWARD * WIDE_LINES)
+            __builtin_prefetch(next[ahead % 3] + ahead / 3 / WIDE_LINES * in + ahead / 3 % WIDE_LINES * LINE, 0, 2);
+        UNROLL for (int v = 0; v < SIDE; v++) side[v] = load(x + r * WIDE + v * VL);
+        UNROLL for (int i = 0; i < BACKWARD; i++) {
+            Floats slope = (Floats){0} + dy[r * BACKWARD + i];
+            UNROLL for (int v = 0; v < SIDE; v++) sum[i][v] += slope * side[v];
+        }
+    }
+    UNROLL for (int i = 0; i < BACKWARD; i++) for (int v = 0; v < SIDE; v++) store(sums + i * WIDE + v * VL, sum[i][v]);
+}
+
+/* d(loss)/d(logit) of a matrix of weights, from products of several samples: total (out, in) becomes
+
+       (anew ? base : total) + weight x sum over samples (expected slope x dy^T x).
+
+   dy (rows, out), x (rows, in): rows of sample p end before ends[p], its gates are bits[p].
+   `packed`: room for both in panels, rows x (out upwards + in upwards). */
+void collect_products(float *total, const float *dy, const float *x, float *packed, const float *weights,
+                      const float *logits, const Bits *bits, const Size *ends, Size parts, Size out, Size in, int anew,
+                      float base, int threads) {
+    Size rows = parts ? ends[parts - 1] : 0, tall = (out + BACKWARD - 1) / BACKWARD, blocks = (in + WIDE - 1) / WIDE;
+    Size pieces = least(blocks, (4 * threads + tall - 1) / tall);
+    float *dy_panels = packed, *x_panels = packed + rows * tall * BACKWARD;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static) nowait
+        for (Size p = 0; p < tall; p++)
+            for (Size r = 0; r < rows; r++)
+                for (Size j = 0; j < BACKWARD; j++)
+                    dy_panels[(p * rows + r) * BACKWARD + j] =
+                        p * BACKWARD + j < out ? dy[r * out + p * BACKWARD + j] : 0.0f;
+#pragma omp for schedule(static)
+        for (Size b = 0; b < blocks; b++)
+            for (Size r = 0; r < rows; r++) {
+                float *to = x_panels + (b * rows + r) * WIDE;
+                Size count = least(WIDE, in - b * WIDE);
+                memcpy(to, x + r * in + b * WIDE, sizeof(float) * count);
+                memset(to + count, 0, sizeof(float) * (WIDE - count));
+            }
+#pragma omp for schedule(static) collapse(2)
+        for (Size p = 0; p < tall; p++)
+            for (Size piece = 0; piece < pieces; piece++) {
+                float on[BACKWARD * WIDE] __attribute__((aligned(64))) = {0};
+                float off[BACKWARD * WIDE] __attribute__((aligned(64))) = {0};
+                float sums[BACKWARD * WIDE] __attribute__((aligned(64)));
+                float all[BACKWARD * WIDE] __attribute__((aligned(64)));
+                Size top = p * BACKWARD, height = least(BACKWARD, out - top);
+                for (Size b = blocks * piece / pieces; b < blocks * (piece + 1) / pieces; b++) {
+                    Size first = b * WIDE, count = least(WIDE, in - first);
+                    for (Size j = 0; j < height; j++) {
+                        Size at = (top + j) * in + first;
+                        for (Size k = 0; k < count; k += VL) {
+                            Floats opened, shut;
+                            expected_slopes(load_some(logits + at + k, count - k), &opened, &shut);
+                            store(on + j * WIDE + k, opened);
+                            store(off + j * WIDE + k, shut);
+                        }
+                    }
+                    memset(all, 0, sizeof all);
+                    Size ahead = b + 1 < blocks ? top * in + first + WIDE : (top + BACKWARD) * in;
+                    const float *next[3] = {weights + ahead, logits + ahead, total + ahead};
+                    for (Size s = 0, start = 0; s < parts; start = ends[s], s++) {
+                        gradient_tile(sums, dy_panels + (p * rows + start) * BACKWARD, x_panels + (b * rows + start) * WIDE,
+                                      ends[s] - start, start, next, in);
+                        for (Size j = 0; j < height; j++)
+                            for (Size k = 0; k < count; k += VL) {
+                                Size at = j * WIDE + k;
+                                Floats slope = where(is_on(bits[s], (top + j) * in + first + k), load(on + at), load(off + at));
+                                store(all + at, load(all + at) + load(sums + at) * slope);
+                            }
+                    }
+                    for (Size j = 0; j < height; j++) {
+                        const float *weight = weights + (top + j) * in + first;
+                        float *to = total + (top + j) * in + first;
+                        for (Size k = 0; k < count; k += VL) {
+                            Floats before = anew ? (Floats){0} + base : load_some(to + k, count - k);
+                            Floats more = load(all + j * WIDE + k) * load_some(weight + k, count - k);
+                            store_some(to + k, before + more, count - k);
+                        }
+                    }
+                }
+            }
+    }
+}
 
 /* The steps of an LSTM layer, gates in torch's order: input, forget, cell, output; `size` cells, a multiple of VL.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,21 +11,136 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from maskscope.core.learning.native import Library
+from maskscope.core.learning.native import Library, Part
 
 ENOUGH = 128
 """Examples whose share of a gradient is computed in one product, where parts are smaller: the whole of a usual batch.
 Products over fewer are slower, and each goes through the gradient's memory once."""
 
 
+class WrittenWeight:
+    """A leaf that holds a gated weight, written into it; its gradient is collected in place, or used at once.
+
+    Args:
+        name: The parameter's.
+        leaf: The gated weight.
+    """
+
+    def __init__(self, name: str, leaf: Tensor) -> None:
+        """Gradients are kept in ``leaf.grad``, which is there."""
+        self.name = name
+        self.leaf = leaf
+        self._use: Callable[[Tensor], None] | None = None
+
+    def use_at_once(self, use: Callable[[Tensor], None]) -> None:
+        """From now on gradients are used as soon as they are there, and not kept."""
+        self.leaf.grad, self._use = None, use
+        whole = weakref.WeakMethod(self._use_whole)  # no circle: the collector does not see what autograd holds
+
+        def hook(leaf: Tensor) -> None:
+            found = whole()
+            if found is not None:
+                found(leaf)
+
+        self.leaf.register_post_accumulate_grad_hook(hook)
+
+    def collect(self, dy: Float32[Tensor, "rows out"], x: Float32[Tensor, "rows in"]) -> None:
+        """Dy^T x is part of its gradient."""
+        if self._use is not None:
+            self._use(dy.t() @ x)
+        elif self.leaf.grad is not None:
+            self.leaf.grad.addmm_(dy.t(), x)
+
+    def _use_whole(self, leaf: Tensor) -> None:
+        found, leaf.grad = leaf.grad, None
+        if found is not None and self._use is not None:
+            self._use(found.to_dense() if found.is_sparse else found)
+
+
+class IntoWeight:
+    """Collects d(loss)/d(gated weight), for slopes that are still to come; zero, if nothing came."""
+
+    def __init__(self, gradient: Float32[Tensor, "out in"]) -> None:
+        """In place."""
+        self.gradient = gradient
+        self._begun = False
+
+    def begin(self) -> None:
+        """Forget."""
+        self._begun = False
+
+    def add_product(self, part: Part) -> None:
+        """At once."""
+        if self._begun:
+            self.gradient.addmm_(part.dy.t(), part.x)
+        else:
+            torch.mm(part.dy.t(), part.x, out=self.gradient)
+            self._begun = True
+
+    def add(self, gradient: Tensor, bits: Tensor) -> None:  # noqa: ARG002 - slopes come later
+        """At once."""
+        self.finish()
+        self.gradient.add_(gradient)
+
+    def finish(self) -> None:
+        """Zero, if nothing came."""
+        if not self._begun:
+            self.gradient.zero_()
+            self._begun = True
+
+
+class IntoLogits:
+    """Collects d(loss)/d(logit) by the expected slope, over what the penalty gives. No gradient of a weight is written."""
+
+    def __init__(self, total: Tensor, weight: Tensor, logits: Tensor, penalty: float, native: Library) -> None:
+        """All in the weight's shape."""
+        self.total = total
+        self.weight = weight
+        self.logits = logits
+        self.penalty = penalty
+        self.native = native
+        self._begun = False
+        self._waiting: list[Part] = []
+
+    def begin(self) -> None:
+        """Forget."""
+        self._begun = False
+        self._waiting.clear()
+
+    def add_product(self, part: Part) -> None:
+        """Together with others, where it is small."""
+        self._waiting.append(part)
+        if sum(part.dy.shape[0] for part in self._waiting) >= ENOUGH:
+            self._flush()
+
+    def add(self, gradient: Tensor, bits: Tensor) -> None:
+        """At once."""
+        self.finish()
+        self.native.collect(self.total, gradient.contiguous(), self.weight, self.logits, bits)
+
+    def finish(self) -> None:
+        """The penalty's alone, if nothing came."""
+        self._flush()
+        if not self._begun:
+            self.total.fill_(self.penalty)
+            self._begun = True
+
+    def _flush(self) -> None:
+        if self._waiting:
+            base = None if self._begun else self.penalty
+            self.native.collect_products(self.total, self.weight, self.logits, self._waiting, base)
+            self._waiting.clear()
+            self._begun = True
+
+
 class GatedWeight:
-    """A matrix under the samples of one step after another, and the place where its gradient is collected.
+    """A matrix under the samples of one step after another.
 
     Args:
         name: The parameter's.
         weight: The network's own, detached.
         bits: Its gates, for each sample of a step.
-        gradient: Where d(loss)/d(gated weight) is collected.
+        sink: Where its gradient goes.
         native: The products.
     """
 
@@ -33,25 +149,22 @@ class GatedWeight:
         name: str,
         weight: Float32[Tensor, "out in"],
         bits: list[Int64[Tensor, " words"]],
-        gradient: Float32[Tensor, "out in"],
+        sink: IntoWeight | IntoLogits,
         native: Library,
     ) -> None:
         """Nothing is drawn, nothing collected."""
         self.name = name
         self.weight = weight
-        self.gradient = gradient
+        self.sink = sink
         self.native = native
         self.leaf = weight.detach().requires_grad_()
         """What stands for it in the graph; holds the gated weight once it was looked at."""
-        self.leaf.grad = gradient
         self.stand_in = StandIn.of(self)
         """What the network sees in its place."""
         self._bits = bits
         self._sample = 0
         self._written: Tensor | None = None
         self._shown = False
-        self._begun = False
-        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     @property
     def bits(self) -> Int64[Tensor, " words"]:
@@ -70,9 +183,12 @@ class GatedWeight:
         """Dy times the gated weight."""
         return self.native.backward(dy, self.weight, self.bits)
 
+    def collect(self, dy: Float32[Tensor, "rows out"], x: Float32[Tensor, "rows in"]) -> None:
+        """Dy^T x is part of its gradient."""
+        self.sink.add_product(Part(dy.detach(), x.detach(), self.bits))
+
     def looked_at(self) -> Tensor:
         """The gated weight itself, for whatever is not one of these products; autograd collects its gradient."""
-        self._clear()
         if self._written is None:
             self._written = torch.empty_like(self.weight)
             self.leaf.data = self._written
@@ -81,36 +197,11 @@ class GatedWeight:
             self._shown = True
         return self.leaf
 
-    def begin(self) -> None:
-        """Forget the gradient; what comes first need not be added to it."""
-        self._begun = False
-
-    def collect(self, dy: Float32[Tensor, "rows out"], x: Float32[Tensor, "rows in"]) -> None:
-        """Add dy^T x to the gradient, at once or with what else comes."""
-        self._waiting.append((dy.detach(), x.detach()))
-        if sum(rows.shape[0] for rows, _ in self._waiting) >= ENOUGH:
-            self._add()
-
-    def finish(self) -> None:
-        """Nothing waits any more; zero, if nothing came."""
-        self._add()
-        self._clear()
-
-    def _add(self) -> None:
-        if not self._waiting:
-            return
-        dy, x = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*self._waiting, strict=True))
-        self._waiting.clear()
-        if self._begun:
-            self.gradient.addmm_(dy.t(), x)
-        else:
-            torch.mm(dy.t(), x, out=self.gradient)
-            self._begun = True
-
-    def _clear(self) -> None:
-        if not self._begun:
-            self.gradient.zero_()
-            self._begun = True
+    def keep(self) -> None:
+        """Keep what autograd has collected under this sample."""
+        found, self.leaf.grad = self.leaf.grad, None
+        if found is not None:
+            self.sink.add(found.to_dense() if found.is_sparse else found, self.bits)
 
 
 class StandIn(Tensor):

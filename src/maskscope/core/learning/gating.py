@@ -11,7 +11,7 @@ from torch import Tensor
 from maskscope.core.gates import Gate
 from maskscope.core.layout import Segment, Span
 from maskscope.core.learning.blocks import WIDTH, Rows, Run, is_matrix
-from maskscope.core.learning.gated import GatedWeight
+from maskscope.core.learning.gated import GatedWeight, IntoLogits, IntoWeight, WrittenWeight
 from maskscope.core.learning.kernels import Kernel, words
 from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.native import Library, Planes
@@ -30,28 +30,26 @@ class _Shaped(NamedTuple):
     leaf: Tensor
     gates: Tensor
     logits: Tensor
-    gradient: Tensor
-    """Its place in the rows, for what the gate's mean slope is still to be multiplied with."""
-    total: Tensor | None
-    """What its own samples' slopes have been multiplied with; None where the mean slope is used."""
+    total: Tensor
+    """Their gradient."""
 
     def fill(self) -> None:
         """The leaf becomes weight times gates."""
         gates = self.gates.to(self.weight.device, self.weight.dtype).view(self.segment.gates)
         torch.mul(self.weight, gates, out=self.leaf.detach().view(self.segment.view))
 
-    def collect(self, gate: Gate, stream: Draw) -> None:
-        """The leaf's gradient is summed over each unit's weights and kept."""
+    def collect(self, gate: Gate, stream: Draw, *, expected: bool) -> None:
+        """The leaf's gradient is summed over each unit's weights and added, times the slope."""
         found, self.leaf.grad = self.leaf.grad, None
         if found is None:
             return
         found = found.to_dense() if found.is_sparse else found
-        summed = self.segment.collected(found.reshape(self.segment.view) * self.weight).to(self.gradient)
-        if self.total is None:
-            self.gradient.add_(summed)
-        else:
+        summed = self.segment.collected(found.reshape(self.segment.view) * self.weight).to(self.total)
+        slope = gate.expected_slope(self.logits, self.gates) if expected else None
+        if slope is None:
             index = torch.arange(self.span.units, dtype=torch.int32, device=self.logits.device)
-            self.total.add_(summed * gate.slope(self.logits, uniform(index, *stream.of(self.span.name))))
+            slope = gate.slope(self.logits, uniform(index, *stream.of(self.span.name)))
+        self.total.add_(summed * slope)
 
 
 class _Pass(NamedTuple):
@@ -61,8 +59,10 @@ class _Pass(NamedTuple):
     """Weights times gates; None where the products see to that."""
     planes: Planes | None
     """Gates of all samples as bits; None where each sample is drawn when it is its turn."""
-    gradient: Rows
+    gradient: Rows | None
+    """d(loss)/d(gated weight) of one sample; None where only that of the logits is collected."""
     total: Rows
+    """d(loss + penalty)/d(logit)."""
     logits: Rows
     prepared: Rows | None
     weights: Rows
@@ -73,9 +73,8 @@ class Gating:
     """The masked weights of a network, with buffers that last from step to step.
 
     A step begins with the streams of its samples; each sample is shown, and what backward leaves is kept; then the step is
-    finished. With g the gradient of a gated weight, a logit gets the sum of g * weight over its unit's weights, times the
-    gate's slope: the mean slope once, in the end, or each sample's own (``schedule.slope``; always for units of more than
-    one weight).
+    finished. With g the gradient of a gated weight under a sample, a logit gets the sum of g * weight over its unit's
+    weights, times the gate's slope: the one expected of the sample's gate, or the sample's own (``schedule.slope``).
 
     Args:
         weights: All of the network's parameters, detached.
@@ -89,17 +88,18 @@ class Gating:
         self.logits = logits
         self.kernel = kernel
         self.penalty = torch.tensor(penalty, dtype=torch.float32, device=logits.device)
-        self.mean = logits.schedule.slope == "mean" and kernel.gate.mean_slope(logits.rows[:1]) is not None
+        some = logits.rows[:1]
+        self.expected = logits.schedule.slope == "expected" and kernel.gate.expected_slope(some, some) is not None
         self.native = kernel.native(logits.device)
         logits.prepare(kernel)
-        self.gradient = logits.gradient if self.mean else logits.blocks.full(0.0)
         self.matrices: dict[str, GatedWeight] = {}
         """Float32 matrices with one unit per weight, where products with gated weights are to be had."""
-        self.direct: dict[str, Tensor] = {}
-        """Leaves of other float32 parameters with one unit per weight: views of the rows, and so are their gradients."""
+        self.written: dict[str, WrittenWeight] = {}
+        """Other float32 parameters with one unit per weight: views of rows, and so are their gradients."""
         self.shaped: list[_Shaped] = []
         """All others."""
         self._streams: Sequence[Draw] = ()
+        self._sample = 0
         self._passes = [self._lay(run, weights) for run in logits.blocks.runs]
 
     @property
@@ -114,17 +114,20 @@ class Gating:
 
     @property
     def _others(self) -> dict[str, Tensor]:
-        return self.direct | {shaped.segment.parameter: shaped.leaf for shaped in self.shaped}
+        return {name: weight.leaf for name, weight in self.written.items()} | {
+            shaped.segment.parameter: shaped.leaf for shaped in self.shaped
+        }
 
     def begin(self, streams: Sequence[Draw]) -> None:
         """Forget the last step's gradient; from here on, the step's samples have these streams."""
         self._streams = streams
-        if not self.mean:
-            self.logits.gradient.zero_()
-        self._forget()
-        for shaped in self.shaped:
-            if shaped.total is not None:
-                shaped.total.zero_()
+        for p in self._passes:
+            if p.gradient is not None:
+                p.gradient.zero_()
+            if p.gated is not None or p.gradient is not None:
+                self.kernel.penalise(p.total, p.logits, self.penalty)
+        for matrix in self.matrices.values():
+            matrix.sink.begin()
         if self.native is not None:
             every = torch.tensor(streams, dtype=torch.int32)
             for p in self._passes:
@@ -132,6 +135,7 @@ class Gating:
 
     def show(self, sample: int) -> None:
         """The network sees this sample of its weights."""
+        self._sample = sample
         drawn = words(self._streams[sample], self.logits.device) if self.native is None else None
         for p in self._passes:
             if p.gated is None:
@@ -149,25 +153,32 @@ class Gating:
         """Keep what backward has left under this sample."""
         stream = self._streams[sample]
         for shaped in self.shaped:
-            shaped.collect(self.kernel.gate, stream)
-        if not self.mean:
-            self._complete()
-            drawn = words(stream, self.logits.device)
-            for p in self._passes:
-                self.kernel.collect(p.total, p.gradient, p.logits, p.weights, p.keys, drawn)
-            self._forget()
+            shaped.collect(self.kernel.gate, stream, expected=self.expected)
+        for matrix in self.matrices.values():
+            matrix.keep()
+            if not self.expected:
+                matrix.sink.finish()
+                matrix.sink.begin()
+        for p in self._passes:
+            if p.gradient is not None:
+                self._collect(p, p.gradient)
+                if p.gated is not None:
+                    p.gradient.zero_()
 
     def finish(self) -> None:
-        """Bring what the samples have left to the logits' gradient, and add the penalty's."""
-        self._complete()
-        for p in self._passes:
-            if self.mean:
-                self.kernel.collect_mean(p.gradient, p.logits, p.weights, self.penalty)
-            else:
-                self.kernel.penalise(p.total, p.logits, self.penalty)
-        for shaped in self.shaped:
-            if shaped.total is not None:
-                self.logits.blocks.own(self.logits.gradient, shaped.span).add_(shaped.total)
+        """The logits' gradient is whole, the penalty's included."""
+        if self.expected:
+            for matrix in self.matrices.values():
+                matrix.sink.finish()
+
+    def _collect(self, p: _Pass, gradient: Rows) -> None:
+        """Add d(loss)/d(gated weight) under the sample shown."""
+        if self.expected and self.native is not None and p.planes is not None:
+            self.native.collect(p.total, gradient, p.weights, p.logits, p.planes[self._sample])
+        else:
+            collect = self.kernel.collect_expected if self.expected else self.kernel.collect
+            drawn = words(self._streams[self._sample], self.logits.device)
+            collect(p.total, gradient, p.logits, p.weights, p.keys, drawn)
 
     def _draw(self, p: _Pass, streams: Tensor, native: Library) -> None:
         """The gates of all samples, as bits."""
@@ -181,67 +192,75 @@ class Gating:
             piece = self.kernel.prepare(torch.empty_like(p.logits[rows]), p.logits[rows])
             native.draw(p.planes[:, rows], piece, (p.keys[0][rows], p.keys[1][rows]), streams)
 
-    def _forget(self) -> None:
-        for p in self._passes:
-            if p.gated is not None:
-                p.gradient.zero_()
-        for matrix in self.matrices.values():
-            matrix.begin()
-
-    def _complete(self) -> None:
-        for matrix in self.matrices.values():
-            matrix.finish()
-
     def _lay(self, run: Run, weights: Mapping[str, Tensor]) -> _Pass:
         """A run's arrays, and what the network is to see of it."""
         blocks, logits, rows = self.logits.blocks, self.logits, run.rows
         count, planes, gated = rows.stop - rows.start, None, None
-        shares: list[Tensor | None] = []
+        shares: list[Tensor | None]
+        gradient: Rows | None = torch.zeros(count, WIDTH, dtype=torch.float32, device=blocks.device)
         if self.native is not None:
             planes = torch.zeros(logits.schedule.samples, count + 1, dtype=torch.int64)
-            if all(is_matrix(span) and _fits(weights[span.name], logits.rows) for span in run.spans):
-                shares += [
-                    self._matrix(span, weights[span.name], planes[:, blocks.row(span) - rows.start :], self.native)
-                    for span in run.spans
-                ]
-        if not shares:
-            gated = torch.zeros(count, WIDTH, dtype=torch.float32, device=blocks.device)
-            shares += [self._place(span, weights, blocks.own(gated, span, rows.start)) for span in run.spans]
+        if self.native is not None and planes is not None and self._only_matrices(run, weights):
+            gradient = None if self.expected else gradient
+            shares = [
+                self._matrix(span, weights[span.name], planes, gradient, rows.start, self.native) for span in run.spans
+            ]
+        else:
+            gated = torch.zeros_like(gradient)
+            shares = [self._place(span, weights, gated, gradient, rows.start) for span in run.spans]
+            gradient = None if all(share is None for share in shares) else gradient
+        alone = self.written.get(run.spans[0].name) if run.spans[0].units == count * WIDTH else None
+        if alone is not None and logits.low_memory:
+            gradient = None
         # Not as views of larger tensors (.data): the compiler would compile every pass again for those.
-        return _Pass(
+        found = _Pass(
             gated,
             planes,
-            self.gradient[rows].data,
+            gradient,
             logits.gradient[rows].data,
             logits.rows[rows].data,
             None if logits.prepared is None else logits.prepared[rows].data,
             self._weights_of(run, shares).data,
             (blocks.key0[rows].data, blocks.key1[rows].data),
         )
+        if alone is not None and gradient is None:
+            alone.use_at_once(lambda whole: self._collect(found, whole.reshape(count, WIDTH).contiguous()))
+        return found
 
-    def _matrix(self, span: Span, weight: Tensor, planes: Planes, native: Library) -> Tensor:
-        gradient = self.logits.blocks.own(self.gradient, span).view(weight.shape)
-        self.matrices[span.name] = GatedWeight(span.name, weight, list(planes), gradient, native)
+    def _only_matrices(self, run: Run, weights: Mapping[str, Tensor]) -> bool:
+        return all(is_matrix(span) and _fits(weights[span.name], self.logits.rows) for span in run.spans)
+
+    def _matrix(
+        self, span: Span, weight: Tensor, planes: Planes, gradient: Rows | None, start: int, native: Library
+    ) -> Tensor:
+        """Make the span's gated weight; returns the weight."""
+        blocks, logits = self.logits.blocks, self.logits
+        if gradient is None:
+            total, values = (blocks.own(rows, span).view(weight.shape) for rows in (logits.gradient, logits.rows))
+            sink = IntoLogits(total, weight, values, float(self.penalty), native)
+        else:
+            sink = IntoWeight(blocks.own(gradient, span, start).view(weight.shape))
+        bits = list(planes[:, blocks.row(span) - start :])
+        self.matrices[span.name] = GatedWeight(span.name, weight, bits, sink, native)
         return weight.view(-1)
 
-    def _place(self, span: Span, weights: Mapping[str, Tensor], gates: Tensor) -> Tensor | None:
+    def _place(
+        self, span: Span, weights: Mapping[str, Tensor], gated: Rows, gradient: Rows, start: int
+    ) -> Tensor | None:
         """Make the span's leaves; returns the weights to multiply in the rows, None where only gates are drawn there."""
-        own_gradient = self.logits.blocks.own(self.gradient, span)
+        blocks, logits = self.logits.blocks, self.logits
+        gates, own_gradient = (blocks.own(rows, span, start) for rows in (gated, gradient))
         segment, weight = span.segments[0], weights[span.segments[0].parameter]
         if len(span.segments) == 1 and segment.units == segment.weights and _fits(weight, gates):
             leaf = gates.view(segment.shape).requires_grad_()
             leaf.grad = own_gradient.view(segment.shape)
-            self.direct[segment.parameter] = leaf
+            self.written[segment.parameter] = WrittenWeight(segment.parameter, leaf)
             return weight.view(-1)
+        values, total = blocks.own(logits.rows, span), blocks.own(logits.gradient, span)
         for item in span.segments:
             weight = weights[item.parameter]
             leaf = torch.zeros(item.shape, dtype=weight.dtype, device=weight.device).requires_grad_()
-            own_logits = self.logits.blocks.own(self.logits.rows, span)
-            mean = self.mean and span.units == item.weights  # what a larger unit does to the loss hangs on its own gate
-            total = None if mean else torch.zeros_like(own_logits)
-            self.shaped.append(
-                _Shaped(item, span, weight.reshape(item.view), leaf, gates, own_logits, own_gradient, total)
-            )
+            self.shaped.append(_Shaped(item, span, weight.reshape(item.view), leaf, gates, values, total))
         return None
 
     def _weights_of(self, run: Run, shares: list[Tensor | None]) -> Rows:

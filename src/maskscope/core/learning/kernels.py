@@ -111,17 +111,19 @@ class Kernel:
         else:
             self._run("sample" if prepared is not None else "prepare_and_sample", (out, source, weights, *keys), stream)
 
-    def collect_mean(self, gradient: Rows, logits: Rows, weights: Rows, penalty: Float32[Tensor, ""]) -> None:
-        """d(loss)/d(gated weight), summed over samples, becomes d(loss + penalty)/d(logit), by the gate's mean slope."""
-        self._run("collect_mean", (gradient, logits, weights), penalty)
+    def penalise(self, out: Rows, logits: Rows, penalty: Float32[Tensor, ""]) -> None:
+        """The slope of the penalty: a gradient begins with it."""
+        self._run("penalise", (out, logits), penalty)
 
     def collect(self, out: Rows, gradient: Rows, logits: Rows, weights: Rows, keys: Keys, stream: Words) -> None:
         """Add one sample's d(loss)/d(logit), by the gate's slope at the noise it had: drawn again, not stored."""
         self._run("collect", (out, gradient, logits, weights, *keys), stream)
 
-    def penalise(self, gradient: Rows, logits: Rows, penalty: Float32[Tensor, ""]) -> None:
-        """Add the slope of the penalty."""
-        self._run("penalise", (gradient, logits), penalty)
+    def collect_expected(
+        self, out: Rows, gradient: Rows, logits: Rows, weights: Rows, keys: Keys, stream: Words
+    ) -> None:
+        """The same by the slope that is expected of the sample's gates."""
+        self._run("collect_expected", (out, gradient, logits, weights, *keys), stream)
 
     def descend(
         self, logits: Rows, prepared: Rows | None, moments: Moments, gradient: Rows, scalars: Float32[Tensor, " 6"]
@@ -176,10 +178,10 @@ def _noise(key0: Tensor, key1: Tensor, stream: Tensor) -> Tensor:
     return uniform(index, key0 + stream[0], key1 ^ stream[1], stream[2])
 
 
-def _mean_slope(gate: Gate, logits: Tensor) -> Tensor:
-    slope = gate.mean_slope(logits)
+def _expected_slope(gate: Gate, logits: Tensor, *noise: Tensor) -> Tensor:
+    slope = gate.expected_slope(logits, gate.sample(gate.prepare(logits), _noise(*noise)))
     if slope is None:
-        raise TypeError(f"{gate} has no mean slope in closed form")
+        raise TypeError(f"{gate} has no expected slope in closed form")
     return slope
 
 
@@ -195,14 +197,14 @@ def _functions(gate: Gate) -> dict[str, _Pass]:
     def prepare_and_sample(out: Tensor, logits: Tensor, weights: Tensor, *noise: Tensor) -> None:
         sample(out, gate.prepare(logits), weights, *noise)
 
-    def collect_mean(gradient: Tensor, logits: Tensor, weights: Tensor, penalty: Tensor) -> None:
-        gradient.copy_(gradient * weights * _mean_slope(gate, logits) + gate.penalty_slope(logits) * penalty)
-
     def collect(out: Tensor, gradient: Tensor, logits: Tensor, weights: Tensor, *noise: Tensor) -> None:
         out.copy_(out + gradient * weights * gate.slope(logits, _noise(*noise)))
 
-    def penalise(gradient: Tensor, logits: Tensor, penalty: Tensor) -> None:
-        gradient.copy_(gradient + gate.penalty_slope(logits) * penalty)
+    def collect_expected(out: Tensor, gradient: Tensor, logits: Tensor, weights: Tensor, *noise: Tensor) -> None:
+        out.copy_(out + gradient * weights * _expected_slope(gate, logits, *noise))
+
+    def penalise(out: Tensor, logits: Tensor, penalty: Tensor) -> None:
+        out.copy_(gate.penalty_slope(logits) * penalty)
 
     def descend(logits: Tensor, mean: Tensor, square: Tensor, gradient: Tensor, *rest: Tensor) -> None:
         *prepared, scalars = rest
@@ -212,7 +214,7 @@ def _functions(gate: Gate) -> dict[str, _Pass]:
         for out in prepared:
             out.copy_(gate.prepare(new[0]))
 
-    passes = (prepare, sample, prepare_and_sample, collect_mean, collect, penalise, descend)
+    passes = (prepare, sample, prepare_and_sample, penalise, collect, collect_expected, descend)
     return {function.__name__: function for function in passes}
 
 

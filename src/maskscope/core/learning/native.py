@@ -12,9 +12,11 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float32, Int32, Int64
@@ -25,6 +27,14 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 
 Planes = Int64[Tensor, "samples words"]
 """Gates as bits, a plane for every sample of a step: a word for a row of 64 units, and one more that means nothing."""
+
+
+class Part(NamedTuple):
+    """What one sample adds to a weight's gradient: dy^T x, and the sample's gates."""
+
+    dy: Float32[Tensor, "rows out"]
+    x: Float32[Tensor, "rows in"]
+    bits: Int64[Tensor, " words"]
 
 
 class Library:
@@ -74,6 +84,32 @@ class Library:
         self._call("backward", dx, dy, weight, bits, *dy.shape, weight.shape[1])
         return dx
 
+    def collect(self, total: Tensor, gradient: Tensor, weight: Tensor, logits: Tensor, bits: Tensor) -> None:
+        """Total += gradient * weight * ``GumbelSigmoid.expected_slope``."""
+        self._call("collect", total, gradient, weight, logits, bits, weight.numel())
+
+    def collect_products(
+        self,
+        total: Float32[Tensor, "out in"],
+        weight: Float32[Tensor, "out in"],
+        logits: Float32[Tensor, "out in"],
+        parts: Sequence[Part],
+        base: float | None,
+    ) -> None:
+        """Total, or ``base`` where given, + weight * the sum over parts of dy^T x * ``GumbelSigmoid.expected_slope``."""
+        out, size = weight.shape
+        ends = list(accumulate(part.dy.shape[0] for part in parts))
+        dy, x = (parts[0][i] if len(parts) == 1 else torch.cat([part[i] for part in parts]) for i in (0, 1))
+        # upwards to whole tiles, of less than 64 columns
+        packed = torch.empty(ends[-1] * (out + size + 128), dtype=torch.float32)
+        planes = (ctypes.c_void_p * len(parts))(*(part.bits.data_ptr() for part in parts))
+        until = (ctypes.c_int64 * len(parts))(*ends)
+        anew, start = ctypes.c_int(base is not None), ctypes.c_float(base or 0.0)
+        dy, x = dy.contiguous(), x.contiguous()
+        self._call(
+            "collect_products", total, dy, x, packed, weight, logits, planes, until, len(parts), out, size, anew, start
+        )
+
     def lstm_forward(
         self,
         gates: Float32[Tensor, "steps rows four_cells"],
@@ -106,11 +142,11 @@ class Library:
         tile = 2 * self.lanes
         return torch.empty(size, -(-rows // tile) * tile, dtype=torch.float32)
 
-    def _call(self, name: str, *arguments: Tensor | int | ctypes.c_int | None) -> None:
+    def _call(self, name: str, *arguments: Any) -> None:
         getattr(self._c, name)(*map(_argument, arguments), ctypes.c_int(torch.get_num_threads()))
 
 
-def _argument(value: Tensor | int | ctypes.c_int | None) -> Any:
+def _argument(value: Any) -> Any:
     if isinstance(value, Tensor):
         return ctypes.c_void_p(value.data_ptr())
     return ctypes.c_int64(value) if isinstance(value, int) else value

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskscope.core.learning.gated import GatedWeight
+from maskscope.core.learning.gated import GatedWeight, WrittenWeight
 
 _NARROW = 64
 """Rows up to which a product is turned round on a CPU (measured with MKL: 32 rows gain a fifth to a third, 128 little)."""
@@ -42,9 +42,9 @@ class Collecting:
 
 
 def forwards(
-    model: nn.Module, leaves: Mapping[str, Tensor | GatedWeight], collecting: Collecting
+    model: nn.Module, weights: Mapping[str, WrittenWeight | GatedWeight], collecting: Collecting
 ) -> dict[nn.Module, Callable[..., Any]]:
-    """Another forward for every linear layer whose weight is one of the leaves; each leaf has its ``grad`` in place.
+    """Another forward for every linear layer whose weight is one of these.
 
     Exactly ``nn.Linear``, and, for gated weights, the layer of GPT-2 that holds the transposed matrix.
     """
@@ -54,11 +54,11 @@ def forwards(
         turned = _is_turned(module)
         if (type(module) is nn.Linear or turned) and "forward" not in vars(module):
             name = owners[id(module.weight)]
-            leaf = leaves.get(name)
-            if isinstance(leaf, GatedWeight):
-                found[module] = _GatedForward(module, leaf, turned, collecting)
-            elif leaf is not None and not turned:
-                found[module] = _Forward(module, name, collecting)
+            weight = weights.get(name)
+            if isinstance(weight, GatedWeight):
+                found[module] = _GatedForward(module, weight, turned, collecting)
+            elif weight is not None and not turned:
+                found[module] = _Forward(module, weight, collecting)
     return found
 
 
@@ -85,16 +85,16 @@ def dense(x: Tensor, *shape: int) -> bool:
 class _Forward:
     """What ``nn.Linear.forward`` computes."""
 
-    def __init__(self, module: nn.Module, name: str, collecting: Collecting) -> None:
+    def __init__(self, module: nn.Module, written: WrittenWeight, collecting: Collecting) -> None:
         self.module = module
-        self.name = name
+        self.written = written
         self.collecting = collecting
 
     def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name
         weight, bias = self.module.weight, self.module.bias
         if not plain(input):
             return functional.linear(input, weight, bias)  # pyright: ignore[reportArgumentType]
-        return _Linear.apply(input, weight, bias, self.name, self.collecting)  # pyright: ignore[reportReturnType]
+        return _Linear.apply(input, weight, bias, self.written, self.collecting)  # pyright: ignore[reportReturnType]
 
 
 class _GatedForward:
@@ -114,7 +114,7 @@ class _GatedForward:
         if not fits or not plain(input) or (wide and self.turned):
             return type(self.module).forward(self.module, input)  # where it does not fit, torch says so
         if wide:
-            return _Linear.apply(input, gated.looked_at(), bias, gated.name, self.collecting)  # pyright: ignore[reportReturnType]
+            return _Linear.apply(input, gated.looked_at(), bias, gated, self.collecting)  # pyright: ignore[reportReturnType]
         return _GatedLinear.apply(input, gated.leaf, bias, gated, self.turned, self.collecting)  # pyright: ignore[reportReturnType]
 
 
@@ -162,9 +162,16 @@ class _GatedLinear(torch.autograd.Function):
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, name: str, collecting: Collecting) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        owner: WrittenWeight | GatedWeight,
+        collecting: Collecting,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.name, ctx.collecting, ctx.collected = name, collecting, weight.grad
+        ctx.owner, ctx.collecting = owner, collecting
         if not _narrow(x):
             return functional.linear(x, weight, bias)
         flat = x.reshape(-1, x.shape[-1]).t()
@@ -181,8 +188,8 @@ class _Linear(torch.autograd.Function):
             for_x = for_x.view(x.shape)
         rows = x.reshape(-1, x.shape[-1])
         if ctx.collecting.now:
-            ctx.collected.addmm_(flat.t(), rows)
-            ctx.collecting.reached.add(ctx.name)
+            ctx.owner.collect(flat, rows)
+            ctx.collecting.reached.add(ctx.owner.name)
         else:
             for_weight = flat.t() @ rows
         if ctx.needs_input_grad[2]:

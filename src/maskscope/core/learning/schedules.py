@@ -15,13 +15,13 @@ class Schedule:
 
     Examples:
         >>> Schedule(steps=100, samples=1).learning_rate
-        0.13
+        0.1
     """
 
     kind: Literal["schedule"] = "schedule"
     steps: int = 2500
     """Optimisation steps, at most."""
-    learning_rate: float = 0.13
+    learning_rate: float = 0.1
     """Adam's learning rate, in logits per step."""
     betas: tuple[float, float] = (0.9, 0.99)
     """How much of Adam's moments stays each step. The second remembers the large gradients of the beginning for
@@ -40,10 +40,10 @@ class Schedule:
     """Mask samples per step; the batch is cut into that many parts, one sample each."""
     strata: bool = True
     """Samples of a step share one draw, moved by k/K each. False: independent samples, as published."""
-    slope: Literal["mean", "sampled"] = "mean"
-    """Whether a logit's gradient uses the gate's slope averaged over the noise, or that of each sample, as published.
-    Both have the same mean where a weight's gradient does not hang on its own gate; averaged has less noise, and costs
-    one pass a step instead of one per sample. Gates without a mean in closed form always use the samples'."""
+    slope: Literal["expected", "sampled"] = "expected"
+    """Whether a logit's gradient uses the gate's slope averaged over all noise that gives the same gate, or the slope at
+    the noise that was drawn, as published. The gradient's mean is the same; averaged has less noise. Gates without an
+    average in closed form always use the drawn one."""
     clip: float = 1.0
     """Largest norm of the whole logit gradient. Source: published code. Differs: there the norm is that of stale weight
     gradients, which scales mask gradients by 0.7-0.8 even though their own norm is small."""
@@ -92,7 +92,7 @@ class Schedule:
 
 
 FAST = Schedule()
-"""At most an eighth of the published steps, at 13 times the learning rate, begun slowly. Masks have the published size
+"""At most an eighth of the published steps, at 10 times the learning rate, begun slowly. Masks have the published size
 and accuracies, and overlap a little less than published ones do with each other: docs/performance.md has by how much."""
 
 PUBLISHED = Schedule(

@@ -53,7 +53,7 @@ class Step:
         self.autocast = autocast
         self.gating = Gating(weights, logits, kernel, penalty)
         self.collecting = Collecting()
-        linear = products.forwards(model, self.gating.direct | self.gating.matrices, self.collecting)
+        linear = products.forwards(model, self.gating.written | self.gating.matrices, self.collecting)
         lstm = recurrent.forwards(model, self.gating.matrices, self.collecting)
         self.swap = Swap(model, {**weights, **self.gating.seen}, linear | lstm)
         self._checked = False
