@@ -35,6 +35,14 @@ FORCED = Experiment(
     Training(steps=30, batch=32),
     _MASKING,
 )
+SAME_IO = Experiment(
+    "double-addition-modes",
+    "lstm-same-io",
+    DoubleAddition("same-io", train=2000, valid=300),
+    LSTMSettings(hidden=8, layers=1),
+    Training(steps=30, batch=32),
+    _MASKING,
+)
 COPIED = Experiment(
     "double-addition", "fnn-copied", FNN.data, FNN.network, FNN.training, _MASKING, surgery=CopySecondHalf()
 )
@@ -56,4 +64,4 @@ ADD_MUL_LSTM = Experiment(
     _MASKING,
     halves=(("lstm.weight_ih_l0",), ("output.weight",)),
 )
-EVERY = (FNN, LSTM, FORCED, COPIED, ADD_MUL, ADD_MUL_LSTM)
+EVERY = (FNN, LSTM, FORCED, SAME_IO, COPIED, ADD_MUL, ADD_MUL_LSTM)

@@ -87,6 +87,39 @@ def test_forced_shows_each_pair_for_three_steps_and_reads_at_their_end():
     assert read[0, 1].flatten().tolist() == [500 + i for i in range(20, 40)]
 
 
+@pytest.mark.parametrize("mode", ["only-one", "same-input", "same-output", "same-io"])
+def test_other_modes_show_and_read_what_they_say(mode):
+    data, shown = DoubleAddition(mode, train=10, valid=10), []
+
+    def network(steps):
+        shown.append(steps)
+        places = torch.arange(float(data.outputs)) + torch.arange(6)[:, None] * 100
+        return places.expand(len(steps), 6, data.outputs)
+
+    x = data.tests()[0].inputs
+    read = answers(network, x, mode, (0, 1))[0].flatten(1).tolist()
+    first, second = x[:, :40], x[:, 40:]
+    nothing = torch.zeros_like(first)
+    at = {
+        "only-one": ([first, nothing], [nothing, second]),
+        "same-input": ([first], [second]),
+        "same-output": ([first, second], [first, second]),
+        "same-io": ([first], [second]),
+    }[mode]
+    for step in range(6):
+        assert torch.equal(shown[0][:, step], torch.cat(at[step // 3], 1))
+    assert shown[0].shape[-1] == data.inputs
+    twenty = list(range(20))
+    if mode in ("same-output", "same-io"):
+        read_from = [[200 + i for i in twenty], [500 + i for i in twenty]]
+    else:
+        read_from = [[500 + i for i in twenty], [520 + i for i in twenty]]
+    assert read == read_from
+    answers(network, x, mode, (1,), hide_others=True)
+    hidden = shown[1][:, :3] if data.inputs == 40 else shown[1][..., :40]
+    assert not hidden.any()
+
+
 def test_masks_of_the_lstm_are_learned_with_the_other_input_hidden_and_tested_with_both():
     shown, network = recorder(steps=True)
     data = DoubleAddition("together", train=10, valid=10)

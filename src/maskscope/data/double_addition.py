@@ -16,7 +16,16 @@ from torch.nn import functional
 from maskscope.core.objectives import Network
 from maskscope.data.arithmetic import Split, drawn, in_order, random_of
 
-Mode = Literal["separate", "together", "forced"]
+Mode = Literal["separate", "together", "forced", "only-one", "same-input", "same-output", "same-io"]
+
+_IN_TURN = ("forced", "only-one", "same-input", "same-io")
+"""Pair 1 is shown on steps 1 to 3, pair 2 on steps 4 to 6; otherwise both on all six."""
+_READ_IN_TURN = ("forced", "same-output", "same-io")
+"""Pair i is read at step 3i; otherwise both at the last."""
+_SAME_INPUT = ("same-input", "same-io")
+"""Both pairs come in through the same inputs."""
+_SAME_OUTPUT = ("same-output", "same-io")
+"""Both sums go out through the same outputs."""
 
 _STEPS_PER_PAIR = 3
 
@@ -80,30 +89,40 @@ def answers(
 ) -> Float[Tensor, "batch pairs 2 10"]:
     """What a network says of some pairs' sums, in the way of a mode.
 
-    separate: one pass per pair with the other pair zeroed, the pair's output block read (the FNN).
-    together: both pairs at each of six steps, output read at the last (the LSTM).
-    forced: pair 1 on steps 1-3, pair 2 on steps 4-6, pair i read at step 3i (the LSTM, one input at a time).
+    | mode | pairs are shown | through | sums are read | from |
+    | --- | --- | --- | --- | --- |
+    | separate | in two passes, the other zeroed (the FNN) | their own inputs | of their own pass | their own outputs |
+    | together | on all six steps | their own inputs | at the last step | their own outputs |
+    | forced | in turn, three steps each | their own inputs | at the end of their steps | their own outputs |
+    | only-one | in turn | their own inputs | at the last step | their own outputs |
+    | same-input | in turn | the same inputs | at the last step | their own outputs |
+    | same-output | on all six steps | their own inputs | at the third and last step | the same outputs |
+    | same-io | in turn | the same inputs | at the end of their steps | the same outputs |
 
     Args:
-        model: A network from 80 inputs to 40 outputs, per step in the recurrent modes.
+        model: A network from 80 inputs (40 where they are the same) to 40 outputs (20), per step in all modes but the first.
         inputs: One-hot digits.
         mode: How they are shown and read.
         pairs: Which pairs to answer.
         hide_others: Zero the input of the other pairs.
 
-    Source: Csordas et al. 2021, double addition; published code (task ``tuple``).
+    Source: Csordas et al. 2021, double addition; published code (task ``tuple``, all its modes).
     """
     shown = torch.stack([_only(inputs, pair) for pair in pairs]).sum(0) if hide_others else inputs
     if mode == "separate":
-        read = [_blocks(model(_only(shown, pair)))[:, pair] for pair in pairs]
-    elif mode == "together":
-        last = _blocks(model(shown.unsqueeze(1).expand(-1, 2 * _STEPS_PER_PAIR, -1))[:, -1])
-        read = [last[:, pair] for pair in pairs]
+        return torch.stack([_blocks(model(_only(shown, pair)))[:, pair] for pair in pairs], 1)
+    if mode in _IN_TURN:
+        each = (
+            shown.unflatten(1, (2, 40)).unbind(1) if mode in _SAME_INPUT else [_only(shown, pair) for pair in range(2)]
+        )
+        steps = torch.stack(each, 1).repeat_interleave(_STEPS_PER_PAIR, 1)
     else:
-        each = [_only(shown, pair).unsqueeze(1).expand(-1, _STEPS_PER_PAIR, -1) for pair in range(2)]
-        steps = model(torch.cat(each, 1))
-        read = [_blocks(steps[:, _STEPS_PER_PAIR * (pair + 1) - 1])[:, pair] for pair in pairs]
-    return torch.stack(read, 1)
+        steps = shown.unsqueeze(1).expand(-1, 2 * _STEPS_PER_PAIR, -1)
+    outputs = model(steps)
+    at = [_STEPS_PER_PAIR * (pair + 1) - 1 if mode in _READ_IN_TURN else -1 for pair in pairs]
+    if mode in _SAME_OUTPUT:
+        return torch.stack([outputs[:, step].unflatten(1, (2, 10)) for step in at], 1)
+    return torch.stack([_blocks(outputs[:, step])[:, pair] for pair, step in zip(pairs, at, strict=True)], 1)
 
 
 def _only(inputs: Float[Tensor, "batch 80"], pair: int) -> Float[Tensor, "batch 80"]:
@@ -136,14 +155,22 @@ class DoubleAddition:
     valid: int = 10_000
     """Validation examples."""
 
-    inputs = 80
-    outputs = 40
     full = "both pairs"
     subtasks = ("pair 1", "pair 2")
     solved = 0.95
     """Below this accuracy of the full network a subtask counts as not learned."""
     chance = 0.01
     """Accuracy of guessing two digits."""
+
+    @property
+    def inputs(self) -> int:
+        """What a network is shown at once: four digits of ten places for each pair, or for both in turn."""
+        return 40 if self.mode in _SAME_INPUT else 80
+
+    @property
+    def outputs(self) -> int:
+        """What it answers: two digits for each pair, or for both in turn."""
+        return 20 if self.mode in _SAME_OUTPUT else 40
 
     def pairs(self, subtask: str) -> tuple[int, ...]:
         """The pairs a subtask counts.

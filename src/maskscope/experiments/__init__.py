@@ -16,6 +16,11 @@ EXPERIMENTS: dict[str, dict[Preset, tuple[Experiment, ...]]] = {
         "standard": double_addition.STANDARD,
         "paper": double_addition.PAPER,
     },
+    "double-addition-modes": {
+        "quick": double_addition.MODES_QUICK,
+        "standard": double_addition.MODES_STANDARD,
+        "paper": double_addition.MODES_PAPER,
+    },
     "add-mul": {"quick": add_mul.QUICK, "standard": add_mul.STANDARD, "paper": add_mul.PAPER},
     "add-mul-penalty": {
         "quick": add_mul.PENALTY_QUICK,
@@ -26,6 +31,7 @@ EXPERIMENTS: dict[str, dict[Preset, tuple[Experiment, ...]]] = {
 
 SUMMARIES: dict[str, str] = {
     "double-addition": "two pairs of numbers to add: does a network use one adder or two? (Table 1 of the paper)",
+    "double-addition-modes": "the LSTM with shared inputs, shared outputs, or both: does it then use one adder?",
     "add-mul": "one network that adds or multiplies: do the operations share weights, and does it depend on size?",
     "add-mul-penalty": "the same masks under many penalties: do accuracy and sharing depend on it?",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from maskscope.core.learning.schedules import FAST, PUBLISHED
-from maskscope.data.double_addition import DoubleAddition
+from maskscope.data.double_addition import DoubleAddition, Mode
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings
 from maskscope.models.twin import CopySecondHalf
@@ -62,3 +62,25 @@ _QUICK_COPIED = replace(
 )
 QUICK = (_QUICK_FNN, _QUICK_LSTM, _QUICK_COPIED)
 """Smaller networks, fewer steps and samples: minutes in all."""
+
+MODES: tuple[Mode, ...] = ("only-one", "same-input", "same-output", "same-io")
+"""The ways of showing and reading that the published code has besides Table 1's."""
+
+
+def modes(lstm: Experiment) -> tuple[Experiment, ...]:
+    """The same LSTM, shown and read in the other ways."""
+    return tuple(
+        replace(
+            lstm,
+            name="double-addition-modes",
+            variant=f"lstm-{mode}",
+            title=f"{lstm.title} ({mode})",
+            data=DoubleAddition(mode),
+        )
+        for mode in MODES
+    )
+
+
+MODES_QUICK = modes(_QUICK_LSTM)
+MODES_STANDARD = modes(LSTM)
+MODES_PAPER = modes(PAPER[1])
