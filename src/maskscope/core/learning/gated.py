@@ -13,9 +13,13 @@ from torch.utils._pytree import tree_map_only
 
 from maskscope.core.learning.native import Library, Part
 
-ENOUGH = 128
-"""Examples whose share of a gradient is computed in one product, where parts are smaller: the whole of a usual batch.
-Products over fewer are slower, and each goes through the gradient's memory once."""
+ENOUGH = 512
+"""Examples whose shares of a gradient are computed together, where parts are smaller: slopes are then computed once for all,
+and the gradient's memory is gone through once."""
+
+WIDE = 256
+"""Examples above which torch multiplies, with gates or slopes in a pass of their own: what that pass costs is then spread over so
+many that torch's larger choice of tiles counts for more (Transformer d100, 2,048 rows: ours take a quarter more a step)."""
 
 
 class WrittenWeight:
@@ -34,27 +38,32 @@ class WrittenWeight:
 
     def use_at_once(self, use: Callable[[Tensor], None]) -> None:
         """From now on gradients are used as soon as they are there, and not kept."""
-        self.leaf.grad, self._use = None, use
-        whole = weakref.WeakMethod(self._use_whole)  # no circle: the collector does not see what autograd holds
-
-        def hook(leaf: Tensor) -> None:
-            found = whole()
-            if found is not None:
-                found(leaf)
-
-        self.leaf.register_post_accumulate_grad_hook(hook)
+        self._use = use
+        _use_at_once(self.leaf, self._used)
 
     def collect(self, dy: Float32[Tensor, "rows out"], x: Float32[Tensor, "rows in"]) -> None:
         """Dy^T x is part of its gradient."""
-        if self._use is not None:
-            self._use(dy.t() @ x)
-        elif self.leaf.grad is not None:
+        if self.leaf.grad is not None:
             self.leaf.grad.addmm_(dy.t(), x)
+        else:
+            self._used(dy.t() @ x)
 
-    def _use_whole(self, leaf: Tensor) -> None:
+    def _used(self, gradient: Tensor) -> None:
+        if self._use is not None:
+            self._use(gradient)
+
+
+def _use_at_once(leaf: Tensor, use: Callable[[Tensor], None]) -> None:
+    """Have a leaf's gradient used as soon as autograd has it, and not kept. ``use`` is a method; its object is not kept."""
+    leaf.grad, weakly = None, weakref.WeakMethod(use)
+
+    def hook(leaf: Tensor) -> None:
         found, leaf.grad = leaf.grad, None
-        if found is not None and self._use is not None:
-            self._use(found.to_dense() if found.is_sparse else found)
+        use = weakly()  # no circle: what autograd holds, the collector of garbage does not see
+        if found is not None and use is not None:
+            use(found.to_dense() if found.is_sparse else found)
+
+    leaf.register_post_accumulate_grad_hook(hook)
 
 
 class IntoWeight:
@@ -108,7 +117,10 @@ class IntoLogits:
         self._waiting.clear()
 
     def add_product(self, part: Part) -> None:
-        """Together with others, where it is small."""
+        """Together with others, where it is small; by torch's product, where it is large."""
+        if part.dy.shape[0] > WIDE:
+            self.add(part.dy.t() @ part.x, part.bits)
+            return
         self._waiting.append(part)
         if sum(part.dy.shape[0] for part in self._waiting) >= ENOUGH:
             self._flush()
@@ -159,6 +171,7 @@ class GatedWeight:
         self.native = native
         self.leaf = weight.detach().requires_grad_()
         """What stands for it in the graph; holds the gated weight once it was looked at."""
+        _use_at_once(self.leaf, self._used)
         self.stand_in = StandIn.of(self)
         """What the network sees in its place."""
         self._bits = bits
@@ -197,11 +210,8 @@ class GatedWeight:
             self._shown = True
         return self.leaf
 
-    def keep(self) -> None:
-        """Keep what autograd has collected under this sample."""
-        found, self.leaf.grad = self.leaf.grad, None
-        if found is not None:
-            self.sink.add(found.to_dense() if found.is_sparse else found, self.bits)
+    def _used(self, gradient: Tensor) -> None:
+        self.sink.add(gradient, self.bits)
 
 
 class StandIn(Tensor):

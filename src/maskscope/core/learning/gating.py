@@ -154,9 +154,8 @@ class Gating:
         stream = self._streams[sample]
         for shaped in self.shaped:
             shaped.collect(self.kernel.gate, stream, expected=self.expected)
-        for matrix in self.matrices.values():
-            matrix.keep()
-            if not self.expected:
+        if not self.expected:
+            for matrix in self.matrices.values():
                 matrix.sink.finish()
                 matrix.sink.begin()
         for p in self._passes:
