@@ -11,9 +11,10 @@ from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.layout import layout
 from maskscope.core.learning import native
 from maskscope.core.learning.blocks import WIDTH, Blocks
-from maskscope.core.learning.gated import GatedWeight, IntoLogits, IntoWeight
+from maskscope.core.learning.gated import GatedWeight
 from maskscope.core.learning.kernels import Kernel, words
 from maskscope.core.learning.native import FLAGS, Library, Part, build, check
+from maskscope.core.learning.sinks import IntoLogits, IntoWeight
 from maskscope.core.noise import draw, uniform
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="compiled on Linux only")

@@ -1,4 +1,4 @@
-"""A weight whose gates are bits: multiplied without being written, unless somebody looks at it."""
+"""A masked weight in a step: with gates as bits, multiplied without being written unless somebody looks; or written."""
 
 from __future__ import annotations
 
@@ -12,14 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from maskscope.core.learning.native import Library, Part
-
-ENOUGH = 512
-"""Examples whose shares of a gradient are computed together, where parts are smaller: slopes are then computed once for all,
-and the gradient's memory is gone through once."""
-
-WIDE = 256
-"""Examples above which torch multiplies, with gates or slopes in a pass of their own: what that pass costs is then spread over so
-many that torch's larger choice of tiles counts for more (Transformer d100, 2,048 rows: ours take a quarter more a step)."""
+from maskscope.core.learning.sinks import IntoLogits, IntoWeight
 
 
 class WrittenWeight:
@@ -64,85 +57,6 @@ def _use_at_once(leaf: Tensor, use: Callable[[Tensor], None]) -> None:
             use(found.to_dense() if found.is_sparse else found)
 
     leaf.register_post_accumulate_grad_hook(hook)
-
-
-class IntoWeight:
-    """Collects d(loss)/d(gated weight), for slopes that are still to come; zero, if nothing came."""
-
-    def __init__(self, gradient: Float32[Tensor, "out in"]) -> None:
-        """In place."""
-        self.gradient = gradient
-        self._begun = False
-
-    def begin(self) -> None:
-        """Forget."""
-        self._begun = False
-
-    def add_product(self, part: Part) -> None:
-        """At once."""
-        if self._begun:
-            self.gradient.addmm_(part.dy.t(), part.x)
-        else:
-            torch.mm(part.dy.t(), part.x, out=self.gradient)
-            self._begun = True
-
-    def add(self, gradient: Tensor, bits: Tensor) -> None:  # noqa: ARG002 - slopes come later
-        """At once."""
-        self.finish()
-        self.gradient.add_(gradient)
-
-    def finish(self) -> None:
-        """Zero, if nothing came."""
-        if not self._begun:
-            self.gradient.zero_()
-            self._begun = True
-
-
-class IntoLogits:
-    """Collects d(loss)/d(logit) by the expected slope, over what the penalty gives. No gradient of a weight is written."""
-
-    def __init__(self, total: Tensor, weight: Tensor, logits: Tensor, penalty: float, native: Library) -> None:
-        """All in the weight's shape."""
-        self.total = total
-        self.weight = weight
-        self.logits = logits
-        self.penalty = penalty
-        self.native = native
-        self._begun = False
-        self._waiting: list[Part] = []
-
-    def begin(self) -> None:
-        """Forget."""
-        self._begun = False
-        self._waiting.clear()
-
-    def add_product(self, part: Part) -> None:
-        """Together with others, where it is small; by torch's product, where it is large."""
-        if part.dy.shape[0] > WIDE:
-            self.add(part.dy.t() @ part.x, part.bits)
-            return
-        self._waiting.append(part)
-        if sum(part.dy.shape[0] for part in self._waiting) >= ENOUGH:
-            self._flush()
-
-    def add(self, gradient: Tensor, bits: Tensor) -> None:
-        """At once."""
-        self.finish()
-        self.native.collect(self.total, gradient.contiguous(), self.weight, self.logits, bits)
-
-    def finish(self) -> None:
-        """The penalty's alone, if nothing came."""
-        self._flush()
-        if not self._begun:
-            self.total.fill_(self.penalty)
-            self._begun = True
-
-    def _flush(self) -> None:
-        if self._waiting:
-            base = None if self._begun else self.penalty
-            self.native.collect_products(self.total, self.weight, self.logits, self._waiting, base)
-            self._waiting.clear()
-            self._begun = True
 
 
 class GatedWeight:

@@ -11,10 +11,11 @@ from torch import Tensor
 from maskscope.core.gates import Gate
 from maskscope.core.layout import Segment, Span
 from maskscope.core.learning.blocks import WIDTH, Rows, Run, is_matrix
-from maskscope.core.learning.gated import GatedWeight, IntoLogits, IntoWeight, WrittenWeight
+from maskscope.core.learning.gated import GatedWeight, WrittenWeight
 from maskscope.core.learning.kernels import Kernel, words
 from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.native import Library, Planes
+from maskscope.core.learning.sinks import IntoLogits, IntoWeight
 from maskscope.core.noise import Draw, uniform
 
 _PIECE = 1 << 13

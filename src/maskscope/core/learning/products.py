@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskscope.core.learning.gated import WIDE, GatedWeight, WrittenWeight
+from maskscope.core.learning.gated import GatedWeight, WrittenWeight
+from maskscope.core.learning.sinks import WIDE
 
 _NARROW = 64
 """Rows up to which a product is turned round on a CPU (measured with MKL: 32 rows gain a fifth to a third, 128 little)."""
