@@ -583,12 +583,23 @@ def test_low_memory_gives_the_same_mask(products, monkeypatch):
     assert torch.equal(ordinary, low)
 
 
-@pytest.mark.parametrize(("products", "size"), [(False, 24), (True, 20)])
-def test_everything_that_learns_is_float32_and_24_bytes_a_weight_at_most_in_low_memory(products, size, monkeypatch):
+class Looking(nn.Linear):
+    """A linear layer that does its own arithmetic."""
+
+    def forward(self, x):
+        return torch.einsum("...i,oi->...o", x, self.weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "products", "size"), [(nn.Linear, False, 24), (nn.Linear, True, 20), (Looking, True, 24)]
+)
+def test_everything_that_learns_is_float32_and_24_bytes_a_weight_at_most_in_low_memory(
+    kind, products, size, monkeypatch
+):
     """What lasts from step to step, counted: logits, moments, gradient, gated weights; the network's own weights."""
     if products:
         with_products(monkeypatch)
-    model = nn.Linear(256, 256, bias=False)
+    model = kind(256, 256, bias=False)
     logits = Logits(layout(model), Schedule(samples=2), low_memory=True)
     seen = learning(
         model,
