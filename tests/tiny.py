@@ -1,5 +1,7 @@
 """A double addition that takes seconds."""
 
+from dataclasses import replace
+
 from maskscope.core.learning.schedules import Schedule
 from maskscope.data.add_mul import AddMul
 from maskscope.data.double_addition import DoubleAddition
@@ -35,13 +37,8 @@ FORCED = Experiment(
     Training(steps=30, batch=32),
     _MASKING,
 )
-SAME_IO = Experiment(
-    "double-addition-modes",
-    "lstm-same-io",
-    DoubleAddition("same-io", train=2000, valid=300),
-    LSTMSettings(hidden=8, layers=1),
-    Training(steps=30, batch=32),
-    _MASKING,
+SAME_IO = replace(
+    FORCED, name="double-addition-modes", variant="lstm-same-io", data=replace(FORCED.data, mode="same-io")
 )
 COPIED = Experiment(
     "double-addition", "fnn-copied", FNN.data, FNN.network, FNN.training, _MASKING, surgery=CopySecondHalf()

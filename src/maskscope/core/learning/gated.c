@@ -85,9 +85,13 @@ INLINE uint32_t bits_at(Bits bits, Size at) {
     return word >> (at & 7);
 }
 
+INLINE Ints is_on(Bits bits, Size at) {
+    Ints one = *(const Ints *)ONE_BIT;
+    return (((Ints){0} + (int32_t)bits_at(bits, at)) & one) == one;
+}
+
 INLINE Floats gated(const float *weights, Bits bits, Size at) {
-    Ints one = *(const Ints *)ONE_BIT, on = ((Ints){0} + (int32_t)bits_at(bits, at)) & one;
-    return (Floats)((Ints)load(weights + at) & (on == one));
+    return (Floats)((Ints)load(weights + at) & is_on(bits, at));
 }
 
 INLINE float gated_one(const float *weights, Bits bits, Size at) { return bits_at(bits, at) & 1 ? weights[at] : 0.0f; }
@@ -299,11 +303,6 @@ INLINE void expected_slopes(Floats logits, Floats *on, Floats *off) {
     Ints removed = logits < 0.0f;
     *on = where(removed, unlikely, likely);
     *off = where(removed, likely, unlikely);
-}
-
-INLINE Ints is_on(Bits bits, Size at) {
-    Ints one = *(const Ints *)ONE_BIT;
-    return (((Ints){0} + (int32_t)bits_at(bits, at)) & one) == one;
 }
 
 /* total += gradient x weight x expected slope, for one sample's gates. */

@@ -123,8 +123,6 @@ class Gating:
         """Forget the last step's gradient; from here on, the step's samples have these streams."""
         self._streams = streams
         for p in self._passes:
-            if p.gradient is not None:
-                p.gradient.zero_()
             if p.gated is not None or p.gradient is not None:
                 self.kernel.penalise(p.total, p.logits, self.penalty)
         for matrix in self.matrices.values():
@@ -141,6 +139,8 @@ class Gating:
         for p in self._passes:
             if p.gated is None:
                 continue
+            if p.gradient is not None:
+                p.gradient.zero_()
             if drawn is not None:
                 self.kernel.sample(p.gated, p.logits, p.prepared, p.weights, p.keys, drawn)
             elif self.native is not None and p.planes is not None:
@@ -162,8 +162,6 @@ class Gating:
         for p in self._passes:
             if p.gradient is not None:
                 self._collect(p, p.gradient)
-                if p.gated is not None:
-                    p.gradient.zero_()
 
     def finish(self) -> None:
         """The logits' gradient is whole, the penalty's included."""
