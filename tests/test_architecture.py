@@ -8,7 +8,7 @@ import maskscope
 
 ROOT = Path(maskscope.__file__).parent
 
-ORDER = ("core", "progress", "analysis", "data", "models", "runs", "experiments", "report", "cli", "__main__")
+ORDER = ("locate", "core", "progress", "analysis", "data", "models", "runs", "experiments", "report", "cli", "__main__")
 """From the bottom up; a file imports from its own room or from rooms before it."""
 
 ALLOWED_IN_CORE = {"torch", "triton", "numpy", "safetensors", "jaxtyping", "maskscope"}

@@ -48,6 +48,31 @@ def keep_open(mask: Mask, control: Mask, names: Iterable[str]) -> Mask:
     return Mask.of(mask.layout, ((mask - here) | (control & here)).kept, origin)
 
 
+def completed(part: Mask, control: Mask) -> Mask:
+    """A mask over some of the parameters, with the other parameters taken from the control mask.
+
+    Source: Csordas et al. 2021, CIFAR-10: the output layer is the control mask's, or a class could be removed there alone.
+
+    Args:
+        part: A mask over some of the control's parameters.
+        control: The mask of the full task.
+
+    Raises:
+        KeyError: ``part`` masks a parameter that ``control`` does not.
+
+    Examples:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> two = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+        >>> completed(Mask.empty(layout(two, ["0.weight"])), Mask.full(layout(two))).kept_units
+        3
+    """
+    kept, mine = control.kept, part.kept
+    for segment in part.layout.segments:
+        control.layout.by_name[segment.parameter].own(kept).copy_(segment.own(mine))
+    return Mask.of(control.layout, kept, part.origin)
+
+
 def half(mask: Mask, names: Iterable[str]) -> Mask:
     """The mask in some parameters only; the others are kept whole.
 

@@ -135,6 +135,8 @@ class AddMul:
     subtasks = ("+", "*")
     outcomes = ("result of +", "result of *", "neither")
     """What an output may be."""
+    tested = subtasks
+    """What accuracy is measured on."""
     solved = 0.95
     """Below this accuracy of the full network a subtask counts as not learned."""
     chance = 0.01

@@ -157,6 +157,8 @@ class DoubleAddition:
 
     full = "both pairs"
     subtasks = ("pair 1", "pair 2")
+    tested = subtasks
+    """What accuracy is measured on."""
     solved = 0.95
     """Below this accuracy of the full network a subtask counts as not learned."""
     chance = 0.01

@@ -10,11 +10,44 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class LSTM(nn.Module):
-    """A stacked LSTM and a linear read-out of its last layer at every step.
+def start(lstm: nn.LSTM) -> None:
+    """Give an LSTM the paper's initial weights; draws from torch's global generator.
 
     Gates start Xavier-uniform, the cell gate's recurrence orthogonal, forget biases at 1. The published cell has one
     bias; torch's second one is held at zero and frozen.
+
+    Source: Csordas et al. 2021; published code.
+
+    Examples:
+        >>> lstm = nn.LSTM(3, 1)
+        >>> start(lstm)
+        >>> lstm.bias_ih_l0.tolist(), lstm.bias_hh_l0.requires_grad
+        ([0.0, 1.0, 0.0, 0.0], False)
+    """
+    hidden = lstm.hidden_size
+    with torch.no_grad():
+        for layer in range(lstm.num_layers):
+            weight_ih, weight_hh, bias_ih, bias_hh = (
+                cast("nn.Parameter", getattr(lstm, f"{name}_l{layer}"))
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            for gate in range(4):  # torch's order: input, forget, cell, output
+                rows = slice(gate * hidden, (gate + 1) * hidden)
+                nn.init.xavier_uniform_(weight_ih[rows])
+                if gate == 2:
+                    nn.init.orthogonal_(weight_hh[rows])
+                else:
+                    nn.init.xavier_uniform_(weight_hh[rows])
+            bias_ih.zero_()
+            bias_ih[hidden : 2 * hidden] = 1.0
+            bias_hh.zero_()
+            bias_hh.requires_grad = False
+
+
+class LSTM(nn.Module):
+    """A stacked LSTM and a linear read-out of its last layer at every step.
+
+    It starts as ``start`` says.
 
     Source: Csordas et al. 2021, arithmetic experiments; published code.
 
@@ -28,26 +61,7 @@ class LSTM(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(inputs, hidden, layers, batch_first=True)
         self.output = nn.Linear(hidden, outputs)
-        with torch.no_grad():
-            for layer in range(layers):
-                self._initialise(layer, hidden)
-
-    def _initialise(self, layer: int, hidden: int) -> None:
-        weight_ih, weight_hh, bias_ih, bias_hh = (
-            cast("nn.Parameter", getattr(self.lstm, f"{name}_l{layer}"))
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
-        for gate in range(4):  # torch's order: input, forget, cell, output
-            rows = slice(gate * hidden, (gate + 1) * hidden)
-            nn.init.xavier_uniform_(weight_ih[rows])
-            if gate == 2:
-                nn.init.orthogonal_(weight_hh[rows])
-            else:
-                nn.init.xavier_uniform_(weight_hh[rows])
-        bias_ih.zero_()
-        bias_ih[hidden : 2 * hidden] = 1.0
-        bias_hh.zero_()
-        bias_hh.requires_grad = False
+        start(self.lstm)
 
     def forward(self, x: Float[Tensor, "batch steps inputs"]) -> Float[Tensor, "batch steps outputs"]:
         """The read-out at every step."""
@@ -68,6 +82,11 @@ class LSTMSettings:
     def ends(self) -> tuple[str, ...]:
         """The masked parameters that read the input and write the output."""
         return ("lstm.weight_ih_l0", "output.weight")
+
+    @property
+    def read_out(self) -> str:
+        """The matrix whose rows are the network's outputs."""
+        return "output.weight"
 
     @property
     def first_half(self) -> tuple[str, ...]:

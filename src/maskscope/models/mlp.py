@@ -47,6 +47,11 @@ class MLPSettings:
         return ("layers.0.weight", f"layers.{len(self.hidden)}.weight")
 
     @property
+    def read_out(self) -> str:
+        """The matrix whose rows are the network's outputs."""
+        return f"layers.{len(self.hidden)}.weight"
+
+    @property
     def first_half(self) -> tuple[str, ...]:
         """The parameters of the half-mask test. Source: the paper takes the first 2 of 5 for double addition."""
         return tuple(f"layers.{i}.weight" for i in range((len(self.hidden) + 1) // 2))

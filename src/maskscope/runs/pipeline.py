@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from maskscope.analysis.ablate import completed, half
 from maskscope.analysis.number import Number
+from maskscope.core.apply import bake
 from maskscope.core.files import Damaged, load_tensors, save_tensors
 from maskscope.core.fingerprint import Fingerprint, fingerprint
 from maskscope.core.layout import Layout, layout
@@ -26,7 +28,7 @@ from maskscope.runs.environment import Environment, environment
 from maskscope.runs.loop import Loop, Note, Report
 from maskscope.runs.results import MaskName, MaskRecord, SeedResults, histogram, measure
 from maskscope.runs.store import RunFolder, read_record, write_record, write_text
-from maskscope.runs.study import Experiment, from_json, to_json
+from maskscope.runs.study import Experiment, Masking, from_json, to_json
 from maskscope.runs.train import Trainee, TrainingState, training
 
 
@@ -40,6 +42,26 @@ class TrainingRecord:
     """Of the last batch."""
     digest: str
     """Of the network's weights, to see that the file is the one this record speaks of."""
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """What all masks of a network are learned with."""
+
+    masking: Masking
+    model: nn.Module
+    learned_on: Fingerprint
+    over: Layout
+
+    def beside(self, control: Mask) -> tuple[nn.Module, Layout]:
+        """The network and the layout of a subtask's mask: without what is taken from the control mask."""
+        patterns = self.masking.from_control
+        if not patterns:
+            return self.model, self.over
+        taken = set(self.over.matching(patterns))
+        rest = [name for name in self.over.names if name not in taken]
+        network = bake(self.model, half(control, patterns))
+        return network, layout(network, rest, granularity=self.masking.granularity)
 
 
 def folder_of(root: Path, experiment: Experiment, seed: int) -> RunFolder:
@@ -76,13 +98,18 @@ class Runner:
             if not config.exists():
                 write_text(config, to_json(experiment) + "\n")
             model = self._trained()
-            learned_on = fingerprint(model)
-            over = layout(model, experiment.masking.select or None, granularity=experiment.masking.granularity)
-            masks = {
-                name: self._mask(name, model, learned_on, over)
-                for name in (MaskName(subtask, seed) for subtask, seed in experiment.masks())
-            }
+            masks = {} if experiment.masking is None else self._masks(experiment.masking, model)
             return self._measured(model, masks)
+
+    def _masks(self, masking: Masking, model: nn.Module) -> dict[MaskName, Mask]:
+        """Every mask, the control first: others may take parameters from it."""
+        over = layout(model, masking.select or None, granularity=masking.granularity)
+        learner = _Learner(masking, model, fingerprint(model), over)
+        masks: dict[MaskName, Mask] = {}
+        for subtask, seed in self.experiment.masks():
+            control = masks.get(MaskName(self.experiment.data.full, 0))
+            masks[MaskName(subtask, seed)] = self._mask(MaskName(subtask, seed), learner, control)
+        return masks
 
     def _loop(self, phase: str) -> Loop:
         task = f"{self.experiment.variant} seed {self.seed}"
@@ -145,7 +172,10 @@ class Runner:
 
     def _train(self) -> nn.Module:
         experiment, loop, model = self.experiment, self._loop("training"), self._built()
-        trainee = Trainee(model, experiment.training.learning_rate)
+        if not experiment.training.steps:
+            self._keep(model, 0.0, math.nan)
+            return model
+        trainee = Trainee(model, experiment.training)
         before = loop.resume(trainee.restore)
         states = training(
             trainee,
@@ -153,37 +183,40 @@ class Runner:
                 "train", experiment.training.batch, derive(self.seed, "train"), experiment.data.full
             ),
             experiment.data.objective(experiment.data.full),
-            steps=experiment.training.steps,
-            clip=experiment.training.clip,
-            seed=self.seed,
+            experiment.training,
+            self.seed,
         )
         seconds = loop.run(states, trainee.state, _training_reading, before)
         if experiment.surgery is not None:
             experiment.surgery.apply(model)  # pyright: ignore[reportArgumentType] - only on experiments with an MLP
         readings = loop.readings()
         loss = float(readings[-1]["loss"]) if readings else math.nan
-        save_tensors(self.folder.model, model.state_dict(), {"experiment": experiment.digest, "seed": self.seed})
-        digest = fingerprint(model).digest
-        write_record(self.folder.training, TrainingRecord(seconds, experiment.training.steps, loss, digest))
+        self._keep(model, seconds, loss)
         loop.finish(experiment.training.steps, f"trained in {seconds:.0f} s, last loss {loss:.2g}")
         return model
 
-    def _mask(self, name: MaskName, model: nn.Module, learned_on: Fingerprint, over: Layout) -> Mask:
+    def _keep(self, model: nn.Module, seconds: float, loss: float) -> None:
+        save_tensors(self.folder.model, model.state_dict(), {"experiment": self.experiment.digest, "seed": self.seed})
+        record = TrainingRecord(seconds, self.experiment.training.steps, loss, fingerprint(model).digest)
+        write_record(self.folder.training, record)
+
+    def _mask(self, name: MaskName, learner: _Learner, control: Mask | None) -> Mask:
         path, record = self.folder.mask(name.subtask, name.seed), self.folder.mask_record(name.subtask, name.seed)
         if path.exists() and record.exists():
             try:
-                mask = Mask.load(path, model)
+                mask = Mask.load(path, learner.model)
                 read_record(record, MaskRecord)
-                if mask.layout == over:
+                if mask.layout == learner.over:
                     return mask
                 why = f"{path} has another layout"
             except (ValueError, KeyError) as damage:
                 why = str(damage)
             warnings.warn(f"learning the mask of {name.subtask} again: {why}", stacklevel=2)
-        return self._learn(name, model, learned_on, over)
+        return self._learn(name, learner, control)
 
-    def _learn(self, name: MaskName, model: nn.Module, learned_on: Fingerprint, over: Layout) -> Mask:
-        masking, data = self.experiment.masking, self.experiment.data
+    def _learn(self, name: MaskName, learner: _Learner, control: Mask | None) -> Mask:
+        masking, data = learner.masking, self.experiment.data
+        model, over = (learner.model, learner.over) if control is None else learner.beside(control)
         loop = self._loop(f"mask of {name.subtask}" + (f", learned again ({name.seed})" if name.seed else ""))
         seed = derive(self.seed, "mask", name.subtask, name.seed)
         logits = Logits(over, masking.schedule)
@@ -210,17 +243,18 @@ class Runner:
             penalty=masking.penalty,
             seed=name.seed,
             subtask=name.subtask,
-            model=learned_on,
+            model=learner.learned_on,
         )
         learned = finish(logits, masking.gate, origin, ())
-        learned.mask.save(self.folder.mask(name.subtask, name.seed))
+        mask = learned.mask if control is None else completed(learned.mask, control)
+        mask.save(self.folder.mask(name.subtask, name.seed))
         probability, curve = learned.probability, tuple(Reading(**reading) for reading in loop.readings())
         expected = float(probability.double().sum())
         record = MaskRecord(name, seconds, undecided(probability), expected, histogram(probability), curve)
         write_record(self.folder.mask_record(name.subtask, name.seed), record)
         kept = f"{learned.mask.kept_units:,} of {over.units:,} units kept in {seconds:.0f} s"
         loop.finish(masking.schedule.steps, kept)
-        return learned.mask
+        return mask
 
     def _measured(self, model: nn.Module, masks: Mapping[MaskName, Mask]) -> SeedResults:
         inputs = [self.folder.model, *(self.folder.mask(name.subtask, name.seed) for name in masks)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -31,6 +32,9 @@ SUFFICIENT = 0.9
 CONFUSED = ("full network", "mask", "complement", "complement with ends open")
 """Networks whose outputs are looked at more closely than right and wrong."""
 
+FEW = 3
+"""With more subtasks than this, overlaps are kept for pooled parts of the network only, and outcomes for masks only."""
+
 HIDDEN, ENDS, ALL = "hidden layers", "input and output layers", "all layers"
 
 EMPTY_OR_FULL = "keeps {what}: no overlap or ablation of it means anything"
@@ -47,6 +51,16 @@ class Confusable(Protocol):
 
     def outcome(self) -> Metric:
         """For each example and outcome, whether it is that."""
+        ...
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """Data that name a network's outputs, one for each row of its last matrix."""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The names."""
         ...
 
 
@@ -128,6 +142,19 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Removed:
+    """What a mask leaves out of the control mask, in the row of the last matrix that writes one output."""
+
+    name: MaskName
+    answer: str
+    """The output."""
+    control: int
+    """Weights that the control mask keeps there."""
+    removed: Number
+    """Share of them that this mask does not keep."""
+
+
+@dataclass(frozen=True)
 class SeedResults:
     """Everything measured on one trained network."""
 
@@ -141,6 +168,8 @@ class SeedResults:
     overlaps: tuple[PairOverlap, ...]
     shares: tuple[Share, ...]
     warnings: tuple[str, ...]
+    removed: tuple[Removed, ...] = ()
+    """Where the data name the outputs."""
 
 
 def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask]) -> SeedResults:
@@ -150,7 +179,7 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
         experiment: The values the run was made from.
         seed: Of the network.
         model: The trained network.
-        masks: All its masks; the control is that of the full task.
+        masks: All its masks; the control is that of the full task. None: the network alone is tested.
     """
     accuracies: list[Accuracy] = []
     outcomes: list[Outcome] = []
@@ -178,6 +207,7 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
         compared,
         tuple(_shares(experiment, masks)),
         warnings,
+        tuple(_removed(experiment, masks)),
     )
 
 
@@ -187,9 +217,10 @@ def places(experiment: Experiment, over: Layout) -> dict[str, tuple[str, ...]]:
     layers: dict[str, tuple[str, ...]] = {}
     for name in over.names:
         layers[layer(name)] = (*layers.get(layer(name), ()), name)
+    single = {name: (name,) for name in over.names}
+    single |= {where: names for where, names in layers.items() if len(names) > 1}
     parts = {
-        **{name: (name,) for name in over.names},
-        **{where: names for where, names in layers.items() if len(names) > 1},
+        **(single if len(experiment.data.subtasks) <= FEW else {}),
         HIDDEN: tuple(name for name in over.names if name not in ends),
         ENDS: tuple(name for name in over.names if name in ends),
         ALL: over.names,
@@ -201,9 +232,11 @@ def _networks(
     experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask]
 ) -> Iterator[tuple[str, MaskName | None, Network]]:
     """Everything that is tested: the network, and under each mask and what is made from it."""
+    yield "full network", None, model
+    if not masks:
+        return
     control = masks[MaskName(experiment.data.full, 0)]
     ends, halves = experiment.network.ends, experiment.halves or (experiment.network.first_half,)
-    yield "full network", None, model
     for name, mask in masks.items():
         ablated = [
             ("mask", mask),
@@ -221,27 +254,42 @@ def _networks(
 
 def _accuracies(experiment: Experiment, network: str, name: MaskName | None, callable_: Network) -> Iterator[Accuracy]:
     data = experiment.data
-    for subtask in data.subtasks:
+    for subtask in data.tested:
         score = evaluate(callable_, data.tests("valid", subtask), data.metric(subtask))
         yield Accuracy(network, name, subtask, score.value, score.examples)
 
 
 def _outcomes(experiment: Experiment, network: str, name: MaskName | None, callable_: Network) -> Iterator[Outcome]:
     data = experiment.data
-    if isinstance(data, Confusable) and network in CONFUSED:
-        for subtask in data.subtasks:
+    if isinstance(data, Confusable) and network in (CONFUSED if len(data.subtasks) <= FEW else CONFUSED[:2]):
+        for subtask in data.tested:
             scores = evaluate_each(callable_, data.tests("valid", subtask), data.outcome())
             for outcome, score in zip(data.outcomes, scores, strict=True):
                 yield Outcome(network, name, subtask, outcome, score.value, score.examples)
 
 
 def _shares(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[Share]:
+    if experiment.masking is None:
+        return
     control = masks[MaskName(experiment.data.full, 0)]
     for repeat in range(experiment.masking.repeats):
         names = [MaskName(subtask, repeat) for subtask in experiment.data.subtasks]
         for where, parameters in places(experiment, control.layout).items():
             for name, share in zip(names, shared([masks[name] for name in names], parameters), strict=True):
                 yield Share(name, where, share, remaining(masks[name], control, parameters))
+
+
+def _removed(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[Removed]:
+    data, matrix = experiment.data, experiment.network.read_out
+    control = masks.get(MaskName(data.full, 0))
+    if control is None or not isinstance(data, Answering) or matrix not in control.layout.by_name:
+        return
+    whole = control.parameter(matrix)
+    for name, mask in masks.items():
+        gone = whole & ~mask.parameter(matrix)
+        for row, answer in enumerate(data.answers):
+            kept = int(whole[row].sum())
+            yield Removed(name, answer, kept, int(gone[row].sum()) / kept if kept else math.nan)
 
 
 def _mask_warnings(masks: Mapping[MaskName, Mask]) -> Iterator[str]:
@@ -263,7 +311,8 @@ def _network_warnings(experiment: Experiment, accuracies: Sequence[Accuracy]) ->
 def _sufficiency_warnings(accuracies: Sequence[Accuracy]) -> Iterator[str]:
     full = {item.subtask: item.value for item in accuracies if item.network == "full network"}
     for item in accuracies:
-        own = item.network == "mask" and item.mask is not None and item.mask.subtask == item.subtask
+        mask = item.mask if item.network == "mask" else None
+        own = mask is not None and mask.subtask == item.subtask
         if own and item.value < SUFFICIENT * full[item.subtask]:
             yield (
                 f"a mask of {item.subtask} serves its own subtask only in {item.value:.1%} of cases (the network: "

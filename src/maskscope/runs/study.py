@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, TypeAdapter
+from torch import nn
 
 from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
@@ -32,26 +34,73 @@ NetworkSettings = Annotated[MLPSettings | LSTMSettings, Field(discriminator="kin
 
 
 @dataclass(frozen=True)
+class Adam:
+    """Adam. Source of the defaults: the paper's arithmetic experiments (torch's own)."""
+
+    kind: Literal["adam"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+
+    def over(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+        """The optimiser."""
+        return torch.optim.Adam(parameters, lr=learning_rate, betas=self.betas, eps=self.epsilon, fused=True)
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent. Source of the defaults: the paper's ResNet-110."""
+
+    kind: Literal["sgd"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+
+    def over(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+        """The optimiser."""
+        return torch.optim.SGD(
+            parameters, lr=learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
+        )
+
+
+Optimizer = Annotated[Adam | SGD, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
 class Training:
-    """How a network is trained: Adam on the full task.
+    """How a network is trained on the full task.
 
     Raises:
         ValueError: A number out of its range.
+
+    Examples:
+        >>> [Training(learning_rate=0.1, warmup=4, milestones=(8,)).rate(step) for step in (0, 3, 7, 8)]
+        [0.025, 0.1, 0.1, 0.01]
     """
 
     kind: Literal["training"] = "training"
     steps: int = 20_000
-    """Optimisation steps. Source: the paper's arithmetic experiments."""
+    """Optimisation steps; 0 for a network that comes trained. Source: the paper's arithmetic experiments."""
     learning_rate: float = 1e-3
     batch: int = 128
     """Examples per step, drawn with replacement."""
-    clip: float = 1.0
-    """Largest norm of the gradient."""
+    clip: float | None = 1.0
+    """Largest norm of the gradient; None: any."""
+    optimizer: Optimizer = field(default_factory=Adam)
+    warmup: int = 0
+    """Steps in which the learning rate grows from 0."""
+    milestones: tuple[int, ...] = ()
+    """Steps at which the learning rate falls to a tenth."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if self.steps < 1 or self.batch < 1 or not self.learning_rate > 0 or not self.clip > 0:
+        clips = self.clip is None or self.clip > 0
+        if self.steps < 0 or self.batch < 1 or not self.learning_rate > 0 or not clips or self.warmup < 0:
             raise ValueError(f"training needs positive numbers, got {self}")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        passed = sum(step >= milestone for milestone in self.milestones)
+        return self.learning_rate * warm / 10**passed
 
 
 @dataclass(frozen=True)
@@ -74,6 +123,8 @@ class Masking:
     """Which parameters; empty: every weight, not embeddings, nor biases outside normalisation layers."""
     repeats: int = 2
     """Masks per subtask, each with its own seed; two or more give the ceiling."""
+    from_control: tuple[str, ...] = ()
+    """Parameters in which subtasks' masks are the control mask, not learned. Source: the paper's CIFAR-10 (output layer)."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -100,7 +151,8 @@ class Experiment:
     data: Data
     network: NetworkSettings
     training: Training = Training()
-    masking: Masking = Masking()
+    masking: Masking | None = field(default_factory=Masking)
+    """None: the network is trained and tested only."""
     halves: tuple[tuple[str, ...], ...] = ()
     """Parameters that are masked alone in the half-mask test, one test for each; empty: the network's first half."""
     surgery: CopySecondHalf | None = None
@@ -111,12 +163,12 @@ class Experiment:
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits over everything that changes numbers."""
-        return _digest(json.loads(to_json(dataclasses.replace(self, title=""))))
+        return _digest(_values(dataclasses.replace(self, title="")))
 
     @property
     def network_digest(self) -> str:
         """The same over what the trained network depends on: experiments that agree in it may share the network."""
-        values = json.loads(to_json(self))
+        values = _values(self)
         return _digest({name: values[name] for name in ("data", "network", "training", "surgery")})
 
     @property
@@ -126,8 +178,27 @@ class Experiment:
 
     def masks(self) -> tuple[tuple[str, int], ...]:
         """Every mask to learn, as (subtask, mask seed): the control once, each subtask ``repeats`` times."""
+        if self.masking is None:
+            return ()
         repeats = range(self.masking.repeats)
         return ((self.data.full, 0), *((subtask, seed) for seed in repeats for subtask in self.data.subtasks))
+
+
+_LATER: dict[str, dict[str, object]] = {
+    "training": {"optimizer": json.loads(TypeAdapter(Adam).dump_json(Adam())), "warmup": 0, "milestones": []},
+    "masking": {"from_control": []},
+}
+"""Settings that came after ``FORMAT``: while they hold these values they are no part of a hash, so that older runs stay found."""
+
+
+def _values(experiment: Experiment) -> dict[str, Any]:
+    """What is hashed."""
+    values = json.loads(to_json(experiment))
+    for part, settings in _LATER.items():
+        for name, value in settings.items():
+            if values[part] is not None and values[part][name] == value:
+                del values[part][name]
+    return values
 
 
 def _digest(values: dict[str, object]) -> str:
@@ -159,4 +230,5 @@ def layout_of(experiment: Experiment) -> Layout:
     """
     with torch.device("meta"):
         network = experiment.network.build(experiment.data.inputs, experiment.data.outputs)
-    return lay_out(network, experiment.masking.select or None, granularity=experiment.masking.granularity)
+    masking = experiment.masking or Masking()
+    return lay_out(network, masking.select or None, granularity=masking.granularity)

@@ -11,34 +11,35 @@ from torch import Tensor, nn
 from maskscope.core.batches import Batch
 from maskscope.core.objectives import Objective
 from maskscope.core.seeded import derive, seeded
+from maskscope.runs.study import Training
 
 
 class Trainee:
     """A network in training with its optimiser: the state that a checkpoint holds."""
 
-    def __init__(self, model: nn.Module, learning_rate: float) -> None:
-        """Adam over the parameters that require a gradient."""
+    def __init__(self, model: nn.Module, training: Training) -> None:
+        """An optimiser over the parameters that require a gradient."""
         self.model = model
         self.step = 0
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.adam = torch.optim.Adam(self.parameters.values(), lr=learning_rate, fused=True)
+        self.optimizer = training.optimizer.over(self.parameters.values(), training.learning_rate)
 
     def state(self) -> dict[str, Tensor]:
         """Weights, buffers, moments and the step, as tensors."""
         state = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         for name, parameter in self.parameters.items():
-            for key, value in self.adam.state[parameter].items():
-                state[f"adam/{name}/{key}"] = value
+            for key, value in self.optimizer.state[parameter].items():
+                state[f"optimizer/{name}/{key}"] = value
         return {name: tensor.detach().clone() for name, tensor in (state | {"step": torch.tensor(self.step)}).items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over what ``state`` returned."""
         self.model.load_state_dict({n.removeprefix("model/"): t for n, t in state.items() if n.startswith("model/")})
         for name, parameter in self.parameters.items():
-            prefix = f"adam/{name}/"
+            prefix = f"optimizer/{name}/"
             moments = {n.removeprefix(prefix): t.clone() for n, t in state.items() if n.startswith(prefix)}
             if moments:
-                self.adam.state[parameter] = moments
+                self.optimizer.state[parameter] = moments
         self.step = int(state["step"])
 
 
@@ -59,9 +60,7 @@ def training(
     trainee: Trainee,
     batches: Callable[[int], Batch],
     objective: Objective,
-    *,
-    steps: int,
-    clip: float,
+    settings: Training,
     seed: int,
 ) -> Generator[TrainingState]:
     """Train step by step; yields the state after each.
@@ -72,16 +71,16 @@ def training(
         trainee: The network and its optimiser, at any step.
         batches: A function of the step.
         objective: The full task's mean loss.
-        steps: Where to end.
-        clip: Largest norm of the gradient.
+        settings: Steps, learning rate, clip.
         seed: Of dropout.
 
     Raises:
         DivergedError: The loss is not finite; the weights are those before that step.
     """
     trainee.model.train()
+    steps, parameters = settings.steps, list(trainee.parameters.values())
     for step in range(trainee.step, steps):
-        trainee.adam.zero_grad()
+        trainee.optimizer.zero_grad()
         with seeded(derive(seed, "dropout", step)):
             loss = objective(trainee.model, batches(step))
         if not bool(loss.isfinite()):
@@ -89,7 +88,10 @@ def training(
                 f"the training loss is {float(loss.detach())} at step {step + 1} of {steps}; lower the learning rate"
             )
         loss.backward()
-        nn.utils.clip_grad_norm_(trainee.parameters.values(), clip)
-        trainee.adam.step()
+        if settings.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, settings.clip)
+        for group in trainee.optimizer.param_groups:
+            group["lr"] = settings.rate(step)
+        trainee.optimizer.step()
         trainee.step = step + 1
         yield TrainingState(step + 1, steps, loss.detach(), trainee)
