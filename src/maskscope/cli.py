@@ -8,7 +8,7 @@ import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
 from rich.console import Console
@@ -16,18 +16,21 @@ from rich.table import Table
 from rich.text import Text
 
 from maskscope.analysis.compare import overlap, per_layer, per_tensor
+from maskscope.core.layout import Layout
 from maskscope.core.learning.learn import NonFiniteLossError
 from maskscope.core.mask import Mask
 from maskscope.core.select import nearest
-from maskscope.experiments import EXPERIMENTS, SUMMARIES, Preset, experiments
+from maskscope.experiments import EXPERIMENTS, SUMMARIES, Preset, Study, experiments
+from maskscope.locate import SETTING
 from maskscope.report.collect import collect
+from maskscope.report.continual import print_continual
 from maskscope.report.html import write_report
-from maskscope.report.load import Found, find
+from maskscope.report.load import ContinualRun, Found, Run, find
 from maskscope.report.tables import print_runs
+from maskscope.runs.continual import Continual
 from maskscope.runs.jobs import Job, JobFailed, run_jobs
-from maskscope.runs.pipeline import folder_of
-from maskscope.runs.store import InUse, segment
-from maskscope.runs.study import Experiment, layout_of
+from maskscope.runs.store import InUse, folder_of, segment
+from maskscope.runs.study import layout_of
 from maskscope.runs.train import DivergedError
 
 app = tyro.extras.SubcommandApp()
@@ -45,11 +48,11 @@ def list_() -> None:
 
     Example: maskscope list
     """
-    table = Table("experiment", "preset", "networks", "masks each")
+    table = Table("experiment", "preset", "networks", "what is done")
     for name, presets in EXPERIMENTS.items():
         for preset, variants in presets.items():
             titles = "\n".join(f"{item.variant}: {item.title}" for item in variants)
-            masks = "\n".join(f"{len(item.masks())} of {item.masking.schedule.steps:,} steps" for item in variants)
+            masks = "\n".join(item.plan for item in variants)
             table.add_row(name, preset, Text(titles), Text(masks))
     console = Console()
     console.print(table)
@@ -66,6 +69,7 @@ def run(
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VARIANT ...")] = (),
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED ...")] = (0,),
     out: Path = Path("runs"),
+    data_dir: Path | None = None,
     jobs: int = 1,
     threads: int = 0,
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -82,6 +86,8 @@ def run(
         only: Only these variants, such as ``fnn lstm``.
         seeds: Network seeds.
         out: Folder for results.
+        data_dir: Folder with mnist/, cifar10/ and resnet-cifar10/ in it. Default: MASKSCOPE_DATA, else a cache folder, into
+            which missing files are downloaded.
         jobs: Runs side by side, each in its own process.
         threads: Threads per run; 0: all cores, divided by the jobs. A begun run keeps the count it was begun with.
         dry_run: Say what would be masked, and in which folders, and do nothing.
@@ -97,6 +103,8 @@ def run(
     if dry_run:
         _dry_run(chosen, seeds, root)
         return
+    if data_dir is not None:
+        os.environ[SETTING] = str(data_dir.resolve())  # so that processes of --jobs see it too
     console = Console(stderr=True)
     per_job = threads or max(1, (os.cpu_count() or 1) // jobs)
     try:
@@ -106,15 +114,22 @@ def run(
         said = f"{str(stop) or 'stopped'}. Everything done so far is saved; go on with:\n  {command}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(130) from None
-    folders = {folder_of(root, item, seed).path for item in chosen for seed in seeds}
     found = find(root)
-    runs = tuple(item for item in found.runs if any(seed.folder.path in folders for seed in item.seeds))
+    chosen_only = Found(_those(found.runs, chosen, seeds), found.unfinished, _those(found.continual, chosen, seeds))
+    _report(chosen_only, root / "report.html", f"{name}, preset {preset}")
+
+
+R = TypeVar("R", Run, ContinualRun)
+
+
+def _those(runs: tuple[R, ...], chosen: tuple[Study, ...], seeds: tuple[int, ...]) -> tuple[R, ...]:
+    """Runs of the chosen variants in their order, where one of the seeds is finished."""
     order = [item.digest for item in chosen]
-    runs = tuple(sorted(runs, key=lambda item: order.index(item.experiment.digest)))
-    _report(Found(runs, found.unfinished), root / "report.html", f"{name}, preset {preset}")
+    kept = [run for run in runs if run.experiment.digest in order and any(seed.seed in seeds for seed in run.seeds)]
+    return tuple(sorted(kept, key=lambda run: order.index(run.experiment.digest)))
 
 
-def _chosen(name: str, preset: Preset, only: tuple[str, ...]) -> tuple[Experiment, ...]:
+def _chosen(name: str, preset: Preset, only: tuple[str, ...]) -> tuple[Study, ...]:
     try:
         everything = experiments(name, preset)
     except KeyError as error:
@@ -128,21 +143,19 @@ def _chosen(name: str, preset: Preset, only: tuple[str, ...]) -> tuple[Experimen
     return tuple(item for item in everything if not only or item.variant in only)
 
 
-def _dry_run(chosen: tuple[Experiment, ...], seeds: tuple[int, ...], root: Path) -> None:
+def _dry_run(chosen: tuple[Study, ...], seeds: tuple[int, ...], root: Path) -> None:
     console = Console()
     for item in chosen:
-        masks = len(item.masks())
-        console.print(Text(f"\n{item.variant}: {item.title}", style="bold"))
-        console.print(
-            f"train {item.training.steps:,} steps, then learn {masks} masks of {item.masking.schedule.steps:,} steps with "
-            f"{item.masking.schedule.samples} samples each, for each of {len(seeds)} seed(s)",
-            highlight=False,
-        )
-        console.print(layout_of(item).table(), markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{item.plan}, for each of {len(seeds)} seed(s)", highlight=False)
+        console.print(_layout(item).table(), markup=False, highlight=False, soft_wrap=True)
         for seed in seeds:
             path = folder_of(root, item, seed).path
             state = "done" if (path / "results.json").exists() else "begun" if path.exists() else "new"
             console.print(f"{path}: {state}", markup=False, highlight=False)
+
+
+def _layout(item: Study) -> Layout:
+    return item.layout() if isinstance(item, Continual) else layout_of(item)
 
 
 def _report(found: Found, path: Path, title: str) -> None:
@@ -152,6 +165,7 @@ def _report(found: Found, path: Path, title: str) -> None:
         raise Failure(str(error)) from None
     console = Console()
     print_runs(found.runs, console)
+    print_continual(found.continual, console)
     for note in found.unfinished:
         console.print(f"left out: {note}", markup=False, highlight=False)
     console.print(f"report: {written}", markup=False, highlight=False, soft_wrap=True)

@@ -171,7 +171,7 @@ def test_the_random_state_of_the_caller_stays(tmp_path, monkeypatch):
 @generated
 def test_neither_numpy_nor_sympy_is_changed():
     assert mathematics_generation.maker("polynomials__collect", "easy")().question
-    assert not hasattr(np, "object")
+    assert "object" not in vars(np)
     assert not hasattr(np.zeros(1), "itemset")
     assert not hasattr(sys.modules["sympy.solvers.diophantine"], "base_solution_linear")
 
@@ -315,6 +315,15 @@ def test_levels_that_are_only_tested_are_not_trained_on(here):
     with pytest.raises(KeyError, match="has no subtask 'extrapolate'"):
         data.tests("valid", "extrapolate")
     assert Mathematics("arithmetic__add_or_sub").tested[-1] == "extrapolate"
+
+
+@generated
+def test_a_level_that_gave_no_question_says_so(texts, here):
+    assert ("valid", "extrapolate") not in texts["comparison__sort"][1]
+    with pytest.raises(
+        ValueError, match=r"no valid questions of 'extrapolate'; .* ask for more than train=12, valid=3"
+    ):
+        Mathematics("comparison__sort", train=TRAIN, valid=VALID).tests("valid", "extrapolate")
 
 
 @pytest.mark.parametrize("wrong", [{"train": 0}, {"valid": 0}, {"seed": -1}])

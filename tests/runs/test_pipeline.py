@@ -18,7 +18,8 @@ from maskscope.core.files import load_tensors
 from maskscope.core.mask import Mask
 from maskscope.models.twin import CopySecondHalf
 from maskscope.runs.loop import Paused, Tick
-from maskscope.runs.pipeline import Runner, folder_of
+from maskscope.runs.pipeline import Runner
+from maskscope.runs.store import folder_of
 from maskscope.runs.results import HIDDEN, MaskRecord, SeedResults
 from maskscope.runs.store import InUse, RunFolder, read_record, segment
 from maskscope.runs.study import Experiment, from_json, to_json
@@ -28,7 +29,8 @@ WORKER = """
 import sys
 from pathlib import Path
 import tiny
-from maskscope.runs.pipeline import Runner, folder_of
+from maskscope.runs.pipeline import Runner
+from maskscope.runs.store import folder_of
 experiment = {name: getattr(tiny, name) for name in ("FNN", "LSTM")}[sys.argv[2]]
 Runner(experiment, 0, folder_of(Path(sys.argv[1]), experiment, 0), lambda tick: None, checkpoint_seconds=0.02).run()
 """

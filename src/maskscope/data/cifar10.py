@@ -61,6 +61,8 @@ class ClassRemoval:
     """Each on its own images."""
     outcomes = CLASSES
     """What an image may be taken for."""
+    answers = CLASSES
+    """What the rows of the last matrix write."""
     solved = 0.5
     """Below this accuracy of the full network a class counts as not learned."""
     chance = 0.1
@@ -78,6 +80,11 @@ class ClassRemoval:
         if subtask not in known:
             raise KeyError(f"CIFAR-10 has no subtask {subtask!r}; it has {sorted(known)}")
         return known[subtask]
+
+    def held_out(self, subtask: str) -> str:
+        """The class a subtask leaves out."""
+        (label,) = set(self.classes(self.full)) - set(self.classes(subtask))
+        return CLASSES[label]
 
     def objective(self, subtask: str) -> CrossEntropy:
         """The loss a network or a mask is trained with; the same for all, what differs are the images."""

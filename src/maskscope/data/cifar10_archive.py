@@ -99,7 +99,7 @@ def _packed(path: Path, wanted: Collection[str]) -> dict[str, bytes]:
                 content = archive.extractfile(member) if name in wanted and member.isfile() else None
                 if content is not None:
                     found[name] = content.read()
-            while archive.fileobj is not None and archive.fileobj.read(_CHUNK):  # the checksum comes at the very end
+            while archive.fileobj.read(_CHUNK):  # the checksum comes at the very end
                 pass
     except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"{path} is not a whole archive ({error}); copy or download it again") from error

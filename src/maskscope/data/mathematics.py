@@ -21,7 +21,7 @@ from maskscope.data.mathematics_generation import TRAINED, Level, Task, levels_o
 from maskscope.data.sequences import END, PAD, Sentences, sentences_loss, sentences_right
 
 CHARACTERS = " " + string.ascii_letters + string.digits + string.punctuation
-"""All printable ASCII, numbered from 1 in this order, whichever of them a task uses: five tasks use 54.
+"""All printable ASCII, numbered from 1 in this order, whichever of them a task uses; the five use 53 together.
 
 Source: ``mathematics_dataset.generate_settings``; the published vocabulary is that of the whole dataset as well.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from maskscope.core.objectives import Network
 from maskscope.data.arithmetic import Split, drawn, in_order
 from maskscope.data.scan_grammar import DIRECTIONS, SPLITS, VERBS, SplitName, commands, halves
-from maskscope.data.sequences import END, Sentences, padded, sentences_loss, sentences_right
+from maskscope.data.sequences import END, PAD, Sentences, sentences_loss, sentences_right
 
 WORDS_IN = ("<end>", *VERBS, "turn", *DIRECTIONS, "opposite", "around", "twice", "thrice", "and", "after")
 """The words of commands by their tokens."""
@@ -72,6 +73,8 @@ class Scan:
     outputs = len(WORDS_OUT)
     words_in = WORDS_IN
     words_out = WORDS_OUT
+    answers = WORDS_OUT
+    """What the rows of a network's read-out say."""
     tested = SPLITS
     """The splits on whose tests accuracy is measured."""
     solved = 0.95
@@ -96,6 +99,10 @@ class Scan:
     def subtasks(self) -> tuple[SplitName, ...]:
         """What masks are learned on."""
         return self.masked
+
+    def held_out(self, subtask: str) -> str:
+        """The split whose test has what a subtask's training file leaves out: its own."""
+        return _named(subtask)
 
     def objective(self, subtask: str) -> Callable[[Network, Sentences], Float[Tensor, ""]]:
         """The loss a network or a mask is trained with; the same for all, what differs are the commands."""
@@ -146,7 +153,8 @@ def _tokens() -> Commands:
     columns: list[Tensor] = []
     for words, sentences in zip((WORDS_IN, WORDS_OUT), zip(*commands(), strict=True), strict=True):
         number = {word: token for token, word in enumerate(words)}
-        rows = [torch.tensor([*(number[word] for word in sentence.split()), END]) for sentence in sentences]
-        columns += [padded(rows).to(torch.int8), torch.tensor([len(row) for row in rows])]
+        rows = [[*(number[word] for word in sentence.split()), END] for sentence in sentences]
+        filled = torch.tensor(list(zip_longest(*rows, fillvalue=PAD)), dtype=torch.int8)
+        columns += [filled.T.contiguous(), torch.tensor([len(row) for row in rows])]
     source, source_lengths, target, target_lengths = columns
     return Commands(source, target, source_lengths, target_lengths)

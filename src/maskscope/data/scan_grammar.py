@@ -28,17 +28,13 @@ _LONGEST_LEARNED = 22
 ARCHIVE = "scan-original.tar.xz"
 """All files of ``ORIGINALS`` and ``tasks.txt`` in one."""
 
-ORIGINALS: dict[tuple[SplitName, Literal["train", "test"]], str] = {
-    (split, half): f"{folder}/tasks_{half}_{name}.txt"
-    for split, folder, name in (
-        ("simple", "simple_split", "simple"),
-        ("length", "length_split", "length"),
-        ("jump", "add_prim_split", "addprim_jump"),
-        ("turn left", "add_prim_split", "addprim_turn_left"),
-    )
-    for half in ("train", "test")
+ORIGINALS: dict[SplitName, str] = {
+    "simple": "simple_split/tasks_{half}_simple.txt",
+    "length": "length_split/tasks_{half}_length.txt",
+    "jump": "add_prim_split/tasks_{half}_addprim_jump.txt",
+    "turn left": "add_prim_split/tasks_{half}_addprim_turn_left.txt",
 }
-"""Where the original files lie in their repository, brendenlake/SCAN."""
+"""Where the original files lie in their repository, brendenlake/SCAN; a half is ``train`` or ``test``."""
 
 
 class Example(NamedTuple):
@@ -111,21 +107,16 @@ def halves(split: SplitName) -> Halves:
 
     Source: Lake and Baroni 2018, experiments 1 to 3; the files of brendenlake/SCAN.
 
-    Raises:
-        KeyError: No such split.
-
     Examples:
         >>> [(name, len(halves(name).train), len(halves(name).test)) for name in ("simple", "jump")]
         [('simple', 16728, 4182), ('jump', 14670, 7706)]
     """
-    tested: dict[str, Callable[[int, Example], bool]] = {
+    tested: dict[SplitName, Callable[[int, Example], bool]] = {
         "simple": _in_simple_test(),
         "length": lambda _, example: len(example.actions.split()) > _LONGEST_LEARNED,
         "jump": lambda _, example: _contains(example.command, "jump"),
         "turn left": lambda _, example: _contains(example.command, "turn left"),
     }
-    if split not in tested:
-        raise KeyError(f"SCAN has no split {split!r}; it has {sorted(tested)}")
     everything = commands()
     test = tuple(i for i, example in enumerate(everything) if tested[split](i, example))
     excluded = set(test)
@@ -152,7 +143,7 @@ def original(folder: Path, name: str) -> tuple[Example, ...]:
 
     Args:
         folder: Holds the files as their repository does, or ``ARCHIVE``.
-        name: One of ``ORIGINALS``, or ``tasks.txt``, which has every command once.
+        name: One of ``ORIGINALS`` with its half put in, or ``tasks.txt``, which has every command once.
 
     Raises:
         FileNotFoundError: Neither is there.

@@ -28,7 +28,7 @@ class Sentences(NamedTuple):
     """Whether a network in training is shown the right token before each step, or its own."""
 
 
-def padded(sequences: Sequence[Int64[Tensor, " tokens"]]) -> Int64[Tensor, "batch longest"]:
+def padded(sequences: Sequence[Int64[Tensor, " _tokens"]]) -> Int64[Tensor, "batch longest"]:
     """Sequences under each other.
 
     Examples:
@@ -50,9 +50,7 @@ def sentences_loss(model: Network, batch: Sentences) -> Float[Tensor, ""]:
         2.7726
     """
     outputs = model(batch.source, batch.target, forced=batch.forced)
-    summed = functional.cross_entropy(
-        outputs.flatten(0, 1), batch.target.flatten(), ignore_index=PAD, reduction="sum"
-    )
+    summed = functional.cross_entropy(outputs.flatten(0, 1), batch.target.flatten(), ignore_index=PAD, reduction="sum")
     return summed / len(batch.target)
 
 

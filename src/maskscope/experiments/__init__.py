@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from maskscope.core.select import nearest
-from maskscope.experiments import add_mul, double_addition
+from maskscope.experiments import add_mul, cifar10, double_addition, mathematics, permuted_mnist, scan
+from maskscope.runs.continual import Continual
 from maskscope.runs.study import Experiment
 
 Preset = Literal["quick", "standard", "paper"]
 
-EXPERIMENTS: dict[str, dict[Preset, tuple[Experiment, ...]]] = {
+Study = Experiment | Continual
+
+EXPERIMENTS: dict[str, dict[Preset, tuple[Study, ...]]] = {
     "double-addition": {
         "quick": double_addition.QUICK,
         "standard": double_addition.STANDARD,
@@ -27,17 +30,41 @@ EXPERIMENTS: dict[str, dict[Preset, tuple[Experiment, ...]]] = {
         "standard": add_mul.PENALTY_STANDARD,
         "paper": add_mul.PENALTY_PAPER,
     },
+    "scan": {"quick": scan.QUICK, "standard": scan.STANDARD, "paper": scan.PAPER},
+    "scan-baseline": {
+        "quick": scan.BASELINE_QUICK,
+        "standard": scan.BASELINE_STANDARD,
+        "paper": scan.BASELINE_PAPER,
+    },
+    "mathematics": {"quick": mathematics.QUICK, "standard": mathematics.STANDARD, "paper": mathematics.PAPER},
+    "cifar10": {"quick": cifar10.QUICK, "standard": cifar10.STANDARD, "paper": cifar10.PAPER},
+    "cifar10-pairs": {
+        "quick": cifar10.PAIRS_QUICK,
+        "standard": cifar10.PAIRS_STANDARD,
+        "paper": cifar10.PAIRS_PAPER,
+    },
+    "permuted-mnist": {
+        "quick": permuted_mnist.QUICK,
+        "standard": permuted_mnist.STANDARD,
+        "paper": permuted_mnist.PAPER,
+    },
 }
 
 SUMMARIES: dict[str, str] = {
     "double-addition": "two pairs of numbers to add: does a network use one adder or two? (Table 1 of the paper)",
     "double-addition-modes": "the LSTM with shared inputs, shared outputs, or both: does it then use one adder?",
     "add-mul": "one network that adds or multiplies: do the operations share weights, and does it depend on size?",
+    "scan": "commands to actions: does a mask learned without some combinations still serve them?",
+    "scan-baseline": "the same networks trained from scratch without those combinations",
+    "mathematics": "school mathematics: does a mask of the easy level serve the hard one?",
+    "cifar10": "images: does a mask learned without a class lose that class, and only that?",
+    "cifar10-pairs": "masks of two classes, learned twice: how repeatable are they?",
+    "permuted-mnist": "digits with permuted pixels, in turn: what is shared, and what is forgotten?",
     "add-mul-penalty": "the same masks under many penalties: do accuracy and sharing depend on it?",
 }
 
 
-def experiments(name: str, preset: Preset) -> tuple[Experiment, ...]:
+def experiments(name: str, preset: Preset) -> tuple[Study, ...]:
     """The variants of an experiment.
 
     Raises:

@@ -57,7 +57,7 @@ LSTM = Experiment(
 STANDARD = (FNN_SMALL, FNN_800, FNN_2000, FNN_4000, LSTM)
 """The paper's networks, the fast schedule."""
 
-PAPER = tuple(replace(item, masking=replace(item.masking, schedule=PUBLISHED)) for item in STANDARD)
+PAPER = tuple(item.remasked(schedule=PUBLISHED) for item in STANDARD)
 """The paper's networks and the paper's schedule."""
 
 _QUICK_SCHEDULE = replace(FAST, steps=1500, samples=2)
@@ -66,16 +66,14 @@ QUICK = (
     replace(
         _fnn((512,) * 3, "fnn", "FNN 3×512"),
         training=Training(steps=4000),
-        masking=replace(FNN_800.masking, schedule=_QUICK_SCHEDULE),
-    ),
+    ).remasked(schedule=_QUICK_SCHEDULE),
     replace(
         LSTM,
         title="LSTM 1×192",
         network=_QUICK_LSTM,
         training=Training(steps=8000),
-        masking=replace(LSTM.masking, schedule=_QUICK_SCHEDULE),
         halves=_halves(_QUICK_LSTM),
-    ),
+    ).remasked(schedule=_QUICK_SCHEDULE),
 )
 """Smaller networks, fewer steps and samples: minutes in all."""
 
@@ -91,8 +89,7 @@ def penalties(experiment: Experiment, count: int) -> tuple[Experiment, ...]:
             name="add-mul-penalty",
             variant=f"{experiment.variant}-{beta:.2g}",
             title=f"{experiment.title}, β = {beta:.2g}",
-            masking=replace(experiment.masking, penalty=float(beta) / _BATCH, repeats=1),
-        )
+        ).remasked(penalty=float(beta) / _BATCH, repeats=1)
         for beta in np.logspace(-5, -3, count)
     )
 

@@ -39,7 +39,7 @@ FNN_COPIED = replace(FNN, variant="fnn-copied", title="FNN 4×2000, pair 2 copie
 STANDARD = (FNN, LSTM, LSTM_FORCED, FNN_COPIED)
 """The paper's networks, the fast schedule."""
 
-PAPER = tuple(replace(item, masking=replace(item.masking, schedule=PUBLISHED)) for item in STANDARD)
+PAPER = tuple(item.remasked(schedule=PUBLISHED) for item in STANDARD)
 """The paper's networks and the paper's schedule."""
 
 _QUICK_SCHEDULE = replace(FAST, steps=1500, samples=2)
@@ -48,15 +48,13 @@ _QUICK_FNN = replace(
     title="FNN 2×512",
     network=MLPSettings(hidden=(512, 512)),
     training=Training(steps=1500),
-    masking=replace(FNN.masking, schedule=_QUICK_SCHEDULE),
-)
+).remasked(schedule=_QUICK_SCHEDULE)
 _QUICK_LSTM = replace(
     LSTM,
     title="LSTM 1×192",
     network=LSTMSettings(hidden=192, layers=1),
     training=Training(steps=3000),
-    masking=replace(LSTM.masking, schedule=replace(_QUICK_SCHEDULE, steps=2500)),
-)
+).remasked(schedule=replace(_QUICK_SCHEDULE, steps=2500))
 _QUICK_COPIED = replace(
     _QUICK_FNN, variant="fnn-copied", title="FNN 2×512, pair 2 copied over pair 1", surgery=CopySecondHalf()
 )

@@ -69,6 +69,11 @@ class CNNSettings:
         return ("features.0.weight", "features.0.bias", "out_layer.weight", "out_layer.bias")
 
     @property
+    def read_out(self) -> str:
+        """The matrix whose rows are the network's outputs."""
+        return "out_layer.weight"
+
+    @property
     def first_half(self) -> tuple[str, ...]:
         """The parameters of the half-mask test. Source: the paper takes the first 3 of 4 convolutions."""
         return tuple(f"features.{place}.{leaf}" for place in _CONVOLUTIONS[:3] for leaf in ("weight", "bias"))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from maskscope.models.lstm import start
 
@@ -58,7 +58,7 @@ class EncoderDecoder(nn.Module):
         forced: bool = True,
         limit: int | None = None,
     ) -> Float[Tensor, "batch written outputs"]:
-        """Logits of every step of the answer.
+        """Logits of every step of the answer; zeros after its end.
 
         Args:
             source: What is read, ended by 0.
@@ -75,38 +75,50 @@ class EncoderDecoder(nn.Module):
             if limit is None:
                 raise ValueError("without a target, say how long answers may get: limit=50")
             with torch.no_grad():
-                return self._write(state, limit, stop=True)
+                return self._write(state, limit)
+        lengths = (target >= 0).sum(1)
         if not forced:
-            return self._write(state, target.shape[1], stop=False)
+            return self._write(state, target.shape[1], lengths)
         shown = functional.pad(target[:, :-1].clamp(min=_END), (1, 0), value=_END)
-        states, _ = self.decoder(self._embedded(self.target_embedding, shown), state)
-        return self.output(states)
+        packed, _ = self.decoder(_packed(self._embedded(self.target_embedding, shown), lengths), state)
+        logits = packed._replace(data=self.output(packed.data))
+        return pad_packed_sequence(logits, batch_first=True, total_length=target.shape[1])[0]
 
     def _read(self, source: Int64[Tensor, "batch length"]) -> State:
         """The state after each sequence's own last token."""
-        lengths = (source >= 0).sum(1).cpu()
         shown = self._embedded(self.source_embedding, source.clamp(min=_END))
-        _, state = self.encoder(pack_padded_sequence(shown, lengths, batch_first=True, enforce_sorted=False))
-        return state
+        return self.encoder(_packed(shown, (source >= 0).sum(1)))[1]
 
-    def _write(self, state: State, steps: int, *, stop: bool) -> Float[Tensor, "batch written outputs"]:
-        """The decoder on its own most likely tokens."""
-        token = torch.full((state[0].shape[1],), _END, device=state[0].device)
-        running = torch.ones_like(token, dtype=torch.bool)
-        logits: list[Tensor] = []
-        for _ in range(steps):
+    def _write(
+        self, state: State, steps: int, lengths: Int64[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch written outputs"]:
+        """The decoder on its own most likely tokens: as many as ``lengths`` say, else until it says 0."""
+        batch = state[0].shape[1]
+        rows = torch.arange(batch, device=state[0].device)
+        token = torch.full_like(rows, _END)
+        said: list[Tensor] = []
+        for step in range(steps):
             hidden, state = self.decoder(self._embedded(self.target_embedding, token.unsqueeze(1)), state)
-            logits.append(self.output(hidden))
-            token = logits[-1].squeeze(1).argmax(-1)
-            running &= token != _END
-            if stop and not bool(running.any()):
+            logits = self.output(hidden.squeeze(1))
+            said.append(logits.new_zeros(batch, logits.shape[1]).index_copy(0, rows, logits))
+            token = logits.argmax(-1)
+            left = (token != _END if lengths is None else lengths[rows] > step + 1).nonzero().squeeze(1)
+            if not len(left):
                 break
-        return torch.cat(logits, 1)
+            if len(left) < len(rows):
+                rows, token = rows[left], token[left]
+                state = state[0].index_select(1, left), state[1].index_select(1, left)
+        logits = torch.stack(said, 1)
+        return logits if lengths is None else functional.pad(logits, (0, 0, 0, steps - len(said)))
 
     def _embedded(
         self, embedding: nn.Embedding, tokens: Int64[Tensor, "batch steps"]
     ) -> Float[Tensor, "batch steps width"]:
         return functional.dropout(embedding(tokens), self.dropout, self.training)
+
+
+def _packed(x: Float[Tensor, "batch steps width"], lengths: Int64[Tensor, " batch"]) -> PackedSequence:
+    return pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,11 @@ class EncoderDecoderSettings:
     def ends(self) -> tuple[str, ...]:
         """The masked parameters that read the input and write the output."""
         return ("encoder.weight_ih_l0", "output.weight")
+
+    @property
+    def read_out(self) -> str:
+        """The matrix whose rows are the network's outputs."""
+        return "output.weight"
 
     @property
     def first_half(self) -> tuple[str, ...]:

@@ -127,6 +127,11 @@ class ResNetSettings:
         return ("conv1.weight", "linear.weight", "linear.bias")
 
     @property
+    def read_out(self) -> str:
+        """The matrix whose rows are the network's outputs."""
+        return "linear.weight"
+
+    @property
     def first_half(self) -> tuple[str, ...]:
         """The parameters of the half-mask test. Source: published code: the stem and the first two of three stages."""
         with torch.device("meta"):
@@ -154,6 +159,11 @@ class PretrainedResNetSettings:
     def ends(self) -> tuple[str, ...]:
         """The parameters that read the image and write the classes."""
         return self._untrained().ends
+
+    @property
+    def read_out(self) -> str:
+        """The matrix whose rows are the network's outputs."""
+        return "linear.weight"
 
     @property
     def first_half(self) -> tuple[str, ...]:

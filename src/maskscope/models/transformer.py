@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskscope.models.attention import Attention, Heads
+from maskscope.models.attention import Attention, Heads, Ragged
 
 _END = 0
 """Ends a sequence, and is what the decoder is given first."""
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with ReLU and dropout between them, at every position."""
+    """Two linear layers with ReLU and dropout between them, for every token."""
 
     def __init__(self, width: int, inner: int, dropout: float) -> None:
         """Build and initialise; Xavier-uniform."""
@@ -29,7 +29,7 @@ class FeedForward(nn.Module):
         nn.init.xavier_uniform_(self.expand.weight, gain=nn.init.calculate_gain("relu"))
         nn.init.xavier_uniform_(self.contract.weight)
 
-    def forward(self, x: Float[Tensor, "batch steps width"]) -> Float[Tensor, "batch steps width"]:
+    def forward(self, x: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens width"]:
         """The same size again."""
         return self.contract(self.dropout(self.expand(x).relu()))
 
@@ -54,26 +54,28 @@ class Layer(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch steps width"],
+        x: Float[Tensor, "tokens width"],
+        ragged: Ragged,
         own: Heads,
         read: Heads | None = None,
         *,
-        seen: Bool[Tensor, "batch 1 1 length"] | None,
-        causal: bool = False,
-    ) -> Float[Tensor, "batch steps width"]:
+        seen: Bool[Tensor, "batch 1 1 length"],
+    ) -> Float[Tensor, "tokens width"]:
         """The next layer's input.
 
         Args:
             x: This layer's.
-            own: Keys and values of the positions it attends to itself.
+            ragged: Where its tokens lie.
+            own: Keys and values of the positions it attends to itself: an encoder to all, a decoder to those before.
             read: A decoder's keys and values of what was read.
             seen: Which positions of what was read are no padding.
-            causal: A position sees those up to itself only.
         """
-        mixed = self.attention(x, own, seen=seen if read is None else None, causal=causal)
-        x = self.attention_norm(x + self.dropout(mixed))
-        if read is not None:
-            x = self.reading_norm(x + self.dropout(self.reading(x, read, seen=seen)))
+        if read is None:
+            x = self.attention_norm(x + self.dropout(self.attention(x, own, ragged, seen=seen)))
+        else:
+            causal = ragged.longest > 1  # a single step is the last, and sees all there are
+            x = self.attention_norm(x + self.dropout(self.attention(x, own, ragged, causal=causal)))
+            x = self.reading_norm(x + self.dropout(self.reading(x, read, ragged, seen=seen)))
         return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
 
 
@@ -115,7 +117,9 @@ class Transformer(nn.Module):
         """
         super().__init__()
         if tied and inputs != outputs:
-            raise ValueError(f"one embedding for both sides needs one vocabulary, got {inputs} inputs, {outputs} outputs")
+            raise ValueError(
+                f"one embedding for both sides needs one vocabulary, got {inputs} inputs, {outputs} outputs"
+            )
         self.source_embedding = nn.Embedding(inputs, width)
         self.target_embedding = self.source_embedding if tied else nn.Embedding(outputs, width)
         sizes = (width, heads, feedforward, dropout)
@@ -134,7 +138,7 @@ class Transformer(nn.Module):
         forced: bool = True,
         limit: int | None = None,
     ) -> Float[Tensor, "batch written outputs"]:
-        """Logits of every step of the answer.
+        """Logits of every step of the answer; zeros after its end.
 
         Args:
             source: What is read, ended by 0.
@@ -155,10 +159,11 @@ class Transformer(nn.Module):
         if not forced:
             raise ValueError("a Transformer is trained with the right tokens shown; use batches with forced=True")
         shown = functional.pad(target[:, :-1].clamp(min=_END), (1, 0), value=_END)
-        x = self._embedded(self.target_embedding, shown, positions(shown.shape[1], like=self.source_embedding.weight))
+        ragged, at = Ragged.of(target), positions(target.shape[1], like=self.source_embedding.weight)
+        x = self._embedded(self.target_embedding, shown, ragged, at)
         for layer, read in zip(self._decoder, self._read(source, seen), strict=True):
-            x = layer(x, layer.attention.remembered(x), read, seen=seen, causal=True)
-        return self._logits(x)
+            x = layer(x, ragged, layer.attention.remembered(x, ragged), read, seen=seen)
+        return ragged.spread(self._logits(x))
 
     @property
     def _decoder(self) -> list[Layer]:
@@ -166,40 +171,45 @@ class Transformer(nn.Module):
 
     def _read(self, source: Int64[Tensor, "batch length"], seen: Bool[Tensor, "batch 1 1 length"]) -> list[Heads]:
         """Keys and values of the source for each layer of the decoder."""
-        at = positions(source.shape[1], like=self.source_embedding.weight)
-        x = self._embedded(self.source_embedding, source.clamp(min=_END), at)
+        ragged, at = Ragged.of(source), positions(source.shape[1], like=self.source_embedding.weight)
+        x = self._embedded(self.source_embedding, source, ragged, at)
         for layer in cast("list[Layer]", list(self.encoder)):
-            x = layer(x, layer.attention.remembered(x), seen=seen)
-        return [layer.reading.remembered(x) for layer in self._decoder]
+            x = layer(x, ragged, layer.attention.remembered(x, ragged), seen=seen)
+        return [layer.reading.remembered(x, ragged) for layer in self._decoder]
 
     def _write(
         self, read: list[Heads], seen: Bool[Tensor, "batch 1 1 length"], limit: int
     ) -> Float[Tensor, "batch written outputs"]:
         """The decoder on its own most likely tokens; keys and values of past steps are kept, not computed again."""
         at = positions(limit, like=self.source_embedding.weight)
-        token = torch.full((len(seen),), _END, device=seen.device)
+        ragged = Ragged(len(seen), 1, torch.arange(len(seen), device=seen.device))
+        token = torch.full_like(ragged.rows, _END)
         running = torch.ones_like(token, dtype=torch.bool)
         kept = [Heads(*(each.new_empty(*each.shape[:2], limit, each.shape[3]) for each in heads)) for heads in read]
-        logits: list[Tensor] = []
+        said: list[Tensor] = []
         for step in range(limit):
-            x = self._embedded(self.target_embedding, token.unsqueeze(1), at[step : step + 1])
+            x = self._embedded(self.target_embedding, token.unsqueeze(1), ragged, at[step : step + 1])
             for layer, past, heads in zip(self._decoder, kept, read, strict=True):
-                for all_steps, this in zip(past, layer.attention.remembered(x), strict=True):
+                for all_steps, this in zip(past, layer.attention.remembered(x, ragged), strict=True):
                     all_steps[:, :, step : step + 1] = this
-                x = layer(x, Heads(*(each[:, :, : step + 1] for each in past)), heads, seen=seen)
-            logits.append(self._logits(x))
-            token = logits[-1].squeeze(1).argmax(-1)
+                x = layer(x, ragged, Heads(*(each[:, :, : step + 1] for each in past)), heads, seen=seen)
+            said.append(self._logits(x) * running.unsqueeze(1))
+            token = said[-1].argmax(-1)
             running &= token != _END
             if not bool(running.any()):
                 break
-        return torch.cat(logits, 1)
+        return torch.stack(said, 1)
 
     def _embedded(
-        self, embedding: nn.Embedding, tokens: Int64[Tensor, "batch steps"], at: Float[Tensor, "steps width"]
-    ) -> Float[Tensor, "batch steps width"]:
-        return self.dropout(embedding(tokens) + at)
+        self,
+        embedding: nn.Embedding,
+        tokens: Int64[Tensor, "batch steps"],
+        ragged: Ragged,
+        at: Float[Tensor, "steps width"],
+    ) -> Float[Tensor, "tokens width"]:
+        return self.dropout(embedding(ragged.gathered(tokens)) + at[ragged.rows % ragged.longest])
 
-    def _logits(self, x: Float[Tensor, "batch steps width"]) -> Float[Tensor, "batch steps outputs"]:
+    def _logits(self, x: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens outputs"]:
         if self.output is not None:
             return self.output(x)
         return functional.linear(x, self.target_embedding.weight) * math.sqrt(1 / x.shape[-1])
@@ -211,8 +221,9 @@ def positions(steps: int, *, like: Float[Tensor, "tokens width"]) -> Float[Tenso
     Source: Vaswani et al. 2017, section 3.5.
 
     Examples:
-        >>> positions(2, like=torch.zeros(1, 4)).round(decimals=4).tolist()
-        [[0.0, 1.0, 0.0, 1.0], [0.8415, 0.5403, 0.01, 1.0]]
+        >>> positions(2, like=torch.zeros(1, 4))
+        tensor([[0.0000, 1.0000, 0.0000, 1.0000],
+                [0.8415, 0.5403, 0.0100, 0.9999]])
     """
     width = like.shape[1]
     rate = torch.exp(torch.arange(0, width, 2, device=like.device) * (-math.log(10_000) / width))
@@ -254,6 +265,11 @@ class TransformerSettings:
         """The masked parameters that read the input and write the output; a tied output map is not masked."""
         first = tuple(f"encoder.0.attention.{part}.weight" for part in ("query", "key", "value"))
         return first if self.tied else (*first, "output.weight")
+
+    @property
+    def read_out(self) -> str:
+        """The matrix whose rows are the network's outputs; not masked if tied."""
+        return "source_embedding.weight" if self.tied else "output.weight"
 
     @property
     def first_half(self) -> tuple[str, ...]:

@@ -9,13 +9,18 @@ from typing import Literal
 import numpy as np
 
 from maskscope.analysis.modularity import Estimate, estimate
+from maskscope.core.layout import layer
 from maskscope.report.load import Run, SeedRun
-from maskscope.runs.results import ALL, HISTOGRAM_BINS
+from maskscope.runs.removal import drops
+from maskscope.runs.results import ALL, HIDDEN, HISTOGRAM_BINS
 from maskscope.runs.verdict import Verdict, accuracy, reuse_in, sharing
 
 # Okabe and Ito's palette, safe for colour-blind readers; in this order it also differs in lightness.
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#222222", "#EDEDED"
 COLOURS = (BLACK, BLUE, ORANGE, GREEN, PINK)
+
+MANY = 16
+"""Cells of a table from which a picture says more; tensors from which layers are shown instead."""
 
 Style = Literal["line", "dotted", "steps", "points", "diamonds", "ticks across", "ticks up", "bars", "line and points"]
 Axis = Literal["linear", "log", "names"]
@@ -49,6 +54,24 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Heat:
+    """A table as coloured cells, its first row on top, with the number in each cell."""
+
+    x: str
+    y: str
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+    """Row by row; NaN stays blank."""
+    low: float
+    high: float
+    """Values of the first and the last colour."""
+    title: str = ""
+    both_ways: bool = False
+    """Two colours, white at zero."""
+
+
+@dataclass(frozen=True)
 class Chart:
     """A figure with its words."""
 
@@ -56,15 +79,17 @@ class Chart:
     """As a file name."""
     title: str
     caption: str
-    panels: tuple[Panel, ...]
+    panels: tuple[Panel | Heat, ...]
     height: int = 380
     """In pixels, on a page."""
 
 
-def position(named: Sequence[tuple[str, Verdict]]) -> Chart:
-    """Where each network's hidden-layer overlap lies between chance and ceiling."""
-    names = tuple(name for name, _ in named)
-    found = [verdict.reuse.iou for _, verdict in named]
+def position(named: Sequence[tuple[str, Verdict]]) -> Chart | None:
+    """Where each network's hidden-layer overlap lies between chance and ceiling; None where sharing is not the question."""
+    placed = [(name, verdict.reuse.iou) for name, verdict in named if verdict.reuse is not None]
+    if not placed:
+        return None
+    names, found = tuple(name for name, _ in placed), [iou for _, iou in placed]
     series = (
         Series(
             "chance: random masks of the same sizes",
@@ -73,7 +98,7 @@ def position(named: Sequence[tuple[str, Verdict]]) -> Chart:
             tuple(placed.chance for placed in found),
             names,
         ),
-        Series("the two subtasks", "points", BLUE, tuple(placed.between.mean for placed in found), names),
+        Series("different subtasks", "points", BLUE, tuple(placed.between.mean for placed in found), names),
         Series(
             "ceiling: the same subtask learned again",
             "ticks up",
@@ -85,15 +110,18 @@ def position(named: Sequence[tuple[str, Verdict]]) -> Chart:
     return Chart(
         "position",
         "Overlap between chance and ceiling",
-        "Near the chance mark the two subtasks use weights of their own; near the ceiling they use the same ones.",
+        "Near the chance mark subtasks use weights of their own; near the ceiling they use the same ones.",
         (Panel("IoU of the masks in the hidden layers", "", series, y_axis="names", x_range=(-0.02, 1.02)),),
-        170 + 60 * len(named),
+        170 + 60 * len(placed),
     )
 
 
 def across(runs: Sequence[Run]) -> Chart | None:
     """Accuracy and total sharing against what several runs of an experiment differ in: penalty, or size; None for one."""
-    penalties = [run.experiment.masking.penalty for run in runs]
+    masked = [run for run in runs if run.experiment.masking is not None]
+    if len(masked) < len(runs) or len({run.experiment.data.subtasks for run in runs}) > 1:
+        return None
+    penalties = [run.experiment.masking.penalty for run in masked if run.experiment.masking]
     weights = [float(run.weights) for run in runs]
     same = len({run.experiment.data for run in runs}) == 1
     if len(set(penalties)) > 2:
@@ -124,37 +152,146 @@ def across(runs: Sequence[Run]) -> Chart | None:
     )
 
 
-def overlap_per_tensor(run: Run) -> Chart:
-    """IoU and IoMin in every masked tensor, with chance and ceiling."""
-    first, second = run.experiment.data.subtasks[:2]
-    tensors = tuple(tensor.parameter for tensor in run.results[0].sizes[0].tensors)
-    found = [reuse_in(run.results, first, second, tensor) for tensor in tensors]
+def overlap_per_tensor(run: Run) -> Chart | None:
+    """IoU and IoMin in every masked tensor, with chance and ceiling; None where overlaps are kept for pooled parts only."""
+    subtasks = run.experiment.data.subtasks
+    tensors = tuple(tensor.parameter for tensor in run.results[0].sizes[0].tensors) if run.results[0].sizes else ()
+    compared = {item.overlap.where for item in run.results[0].overlaps}
+    if len(subtasks) < 2 or not compared >= {*tensors, HIDDEN}:
+        return None
+    named = " and ".join(subtasks) if len(subtasks) == 2 else "different subtasks"
+    found = [reuse_in(run.results, tensor) for tensor in tensors]
     panels: list[Panel] = []
     for title, placed in (("IoU", [item.iou for item in found]), ("IoMin", [item.iomin for item in found])):
         between, ceiling = [item.between for item in placed], [item.ceiling for item in placed]
         series = (
-            Series(f"{first} and {second}", "points", BLUE, tensors, _means(between), _stds(between)),
+            Series(named, "points", BLUE, tensors, _means(between), _stds(between)),
             Series("ceiling: same subtask again", "ticks across", BLACK, tensors, _means(ceiling), _stds(ceiling)),
             Series("chance", "ticks across", ORANGE, tensors, tuple(item.chance for item in placed)),
         )
         panels.append(Panel("tensor", "overlap, in units", series, title, x_axis="names", y_range=(-0.03, 1.03)))
     caption = (
-        f"What {first} and {second} share, against random masks of the same sizes (chance) and the same subtask learned "
+        f"What {named} share, against random masks of the same sizes (chance) and the same subtask learned "
         "again (ceiling). Error bars: standard deviation over pairs of masks."
     )
     return Chart("overlap-per-tensor", "Overlap per tensor", caption, tuple(panels), 430)
 
 
-def kept_per_tensor(run: Run) -> Chart:
-    """How many weights each mask keeps of every tensor."""
+def accuracies(run: Run) -> Chart | None:
+    """Accuracy of the network and under each mask, on everything tested; None where there is little to see."""
+    data = run.experiment.data
+    if run.experiment.masking is None or len(run.experiment.subtasks) * len(data.tested) < MANY:
+        return None
+    rows = [("network", "full network", None)]
+    rows += [(f"mask of {subtask}", "mask", subtask) for subtask in run.experiment.subtasks]
+    values = tuple(
+        tuple(100 * accuracy(run.results, network, tested, mask).mean for tested in data.tested)
+        for _, network, mask in rows
+    )
+    heat = Heat("tested on", "", data.tested, tuple(name for name, _, _ in rows), values, 0.0, 100.0)
+    caption = "In %, mean over masks and network seeds."
+    return Chart("accuracies", "Accuracy under each mask", caption, (heat,), 150 + 34 * len(rows))
+
+
+def confusions(run: Run) -> Chart | None:
+    """What outputs become when something was left out, against the control mask, for the most and the least affected.
+
+    Source: Csordas et al. 2021, CIFAR-10: differences of confusion matrices.
+    """
+    found = sorted(drops(run.experiment, run.results), key=lambda drop: -drop.relative.mean)
+    outcomes = tuple(dict.fromkeys(item.outcome for result in run.results for item in result.outcomes))
+    if not found or len(outcomes) < MANY // 2:
+        return None
+    panels: list[Heat] = []
+    for drop in (found[0], found[-1]):
+        before, after = (_confusion(run, mask, outcomes) for mask in (run.experiment.data.full, drop.subtask))
+        values = tuple(tuple(a - b for a, b in zip(x, y, strict=True)) for x, y in zip(after, before, strict=True))
+        title = f"{drop.subtask}, less control"
+        panels.append(
+            Heat(
+                "taken for", "class", outcomes, run.experiment.data.tested, values, -100.0, 100.0, title, both_ways=True
+            )
+        )
+    caption = (
+        "Differences of confusion matrices in points of percent, mask less control mask: images of a class (rows) that are "
+        "taken for each class (columns). Left: the class that is lost most; right: least."
+    )
+    return Chart("confusions", "What images are taken for instead", caption, tuple(panels), 560)
+
+
+def _confusion(run: Run, mask: str, outcomes: Sequence[str]) -> list[list[float]]:
+    items = [
+        item
+        for result in run.results
+        for item in result.outcomes
+        if item.network == "mask" and item.mask is not None and item.mask.subtask == mask
+    ]
+    return [
+        [
+            100 * estimate(item.value for item in items if (item.subtask, item.outcome) == (tested, outcome)).mean
+            for outcome in outcomes
+        ]
+        for tested in run.experiment.data.tested
+    ]
+
+
+def removed(run: Run) -> Chart | None:
+    """What each mask leaves out of the control mask in the last matrix, by the output that its rows write.
+
+    Source: Csordas et al. 2021, SCAN: removed weights per output token.
+    """
+    found = [item for result in run.results for item in result.removed]
+    subtasks = [
+        subtask
+        for subtask in run.experiment.data.subtasks
+        if any(i.removed > 0 for i in found if i.name.subtask == subtask)
+    ]
+    if not found or not subtasks:
+        return None
+    answers = tuple(dict.fromkeys(item.answer for item in found))
+    values: list[tuple[float, ...]] = []
+    for subtask in subtasks:
+        mine = [item for item in found if item.name.subtask == subtask]
+        values.append(
+            tuple(100 * estimate(item.removed for item in mine if item.answer == answer).mean for answer in answers)
+        )
+    heat = Heat("output", "", answers, tuple(f"mask of {subtask}" for subtask in subtasks), tuple(values), 0.0, 100.0)
+    caption = (
+        "Of the weights that the control mask keeps in an output's row of the last matrix, in %, those that a mask does not "
+        "keep; mean over masks and network seeds."
+    )
+    return Chart("removed-per-output", "Weights removed per output", caption, (heat,), 150 + 34 * len(subtasks))
+
+
+def kept_per_layer(run: Run) -> Chart | None:
+    """How many weights each mask keeps of every tensor, or of every layer where there are many tensors."""
+    if not run.results[0].sizes:
+        return None
+    tensors = [tensor.parameter for tensor in run.results[0].sizes[0].tensors]
+    part = "tensor" if len(tensors) <= MANY else "layer"
+    parts = tuple(dict.fromkeys(name if part == "tensor" else layer(name) for name in tensors))
+    few = len(run.experiment.subtasks) <= len(COLOURS)
+    groups = (
+        {s: (s,) for s in run.experiment.subtasks}
+        if few
+        else {
+            run.experiment.data.full: (run.experiment.data.full,),
+            "mean of the subtasks": run.experiment.data.subtasks,
+        }
+    )
     series: list[Series] = []
-    for subtask, colour in zip(run.experiment.subtasks, COLOURS, strict=False):
-        sizes = [size for result in run.results for size in result.sizes if size.name.subtask == subtask]
-        tensors = tuple(tensor.parameter for tensor in sizes[0].tensors)
-        kept = [estimate(float(size.tensors[i].kept_weights) for size in sizes) for i in range(len(tensors))]
-        series.append(Series(subtask, "bars", colour, tensors, _means(kept), _stds(kept)))
-    panel = Panel("tensor", "kept weights", tuple(series), x_axis="names")
-    return Chart("kept-per-tensor", "Kept weights per tensor", "Mean over all masks of a subtask.", (panel,))
+    for (name, subtasks), colour in zip(groups.items(), COLOURS, strict=False):
+        sizes = [size for result in run.results for size in result.sizes if size.name.subtask in subtasks]
+        kept = [
+            estimate(
+                float(sum(t.kept_weights for t in size.tensors if t.parameter == where or layer(t.parameter) == where))
+                for size in sizes
+            )
+            for where in parts
+        ]
+        series.append(Series(name, "bars", colour, parts, _means(kept), _stds(kept)))
+    panel = Panel(part, "kept weights", tuple(series), x_axis="names")
+    return Chart("kept-per-tensor", f"Kept weights per {part}", "Mean over all masks of a subtask.", (panel,))
 
 
 def curves(seed: SeedRun) -> Chart:
@@ -206,9 +343,12 @@ def probabilities(seed: SeedRun) -> Chart:
 
 
 def of_run(run: Run) -> tuple[Chart, ...]:
-    """Every chart of one run."""
+    """Every chart of one run that has something to show."""
     seed = run.seeds[0]
-    return overlap_per_tensor(run), kept_per_tensor(run), curves(seed), probabilities(seed)
+    found = [accuracies(run), confusions(run), removed(run), overlap_per_tensor(run), kept_per_layer(run)]
+    if seed.records:
+        found += [curves(seed), probabilities(seed)]
+    return tuple(chart for chart in found if chart is not None)
 
 
 def _means(values: Iterable[Estimate]) -> tuple[float, ...]:

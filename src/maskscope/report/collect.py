@@ -22,14 +22,15 @@ def collect(found: Found, folder: Path) -> tuple[Path, ...]:
         ValueError: Nothing is finished yet, or two runs of one variant differ in their configuration.
         OSError: The folder cannot be written to.
     """
-    if not found.runs:
+    if found.is_empty:
         raise ValueError(f"nothing to collect yet: {'; '.join(found.unfinished) or 'no run'}")
-    variants = [run.experiment.variant for run in found.runs]
+    runs = (*found.runs, *found.continual)
+    variants = [run.experiment.variant for run in runs]
     doubled = sorted({name for name in variants if variants.count(name) > 1})
     if doubled:
         raise ValueError(f"several configurations of {doubled}; name the folder of one of them")
     copies: list[Path] = []
-    for run in found.runs:
+    for run in runs:
         for seed in run.seeds:
             source, copy = seed.folder.path, folder / segment(run.experiment.variant) / seed.folder.path.name
             for path in sorted(source.rglob("*.json")):

@@ -11,12 +11,15 @@ from jaxtyping import UInt8
 from plotly.subplots import make_subplots
 
 from maskscope.core.mask import Mask
-from maskscope.report.charts import BLACK, BLUE, COLOURS, GREY, ORANGE, Chart, Panel, Series
+from maskscope.report.charts import BLACK, BLUE, COLOURS, GREY, ORANGE, Chart, Heat, Panel, Series
 from maskscope.report.load import Run
 from maskscope.runs.results import MaskName
 
 PICTURE = 160
 """Rows and columns of a mask picture at most; more could not be told apart on a screen."""
+
+_ONE_WAY = [(0.0, "#ffffff"), (1.0, BLUE)]
+_BOTH_WAYS = [(0.0, ORANGE), (0.5, "#ffffff"), (1.0, BLUE)]
 
 _SYMBOLS = {"points": "circle", "diamonds": "diamond-open", "ticks across": "line-ew-open", "ticks up": "line-ns-open"}
 
@@ -26,6 +29,11 @@ def rendered(chart: Chart) -> go.Figure:
     figure = make_subplots(rows=1, cols=len(chart.panels), subplot_titles=[panel.title for panel in chart.panels])
     shown: set[str] = set()
     for column, panel in enumerate(chart.panels, start=1):
+        if isinstance(panel, Heat):
+            figure.add_trace(_heat(panel), row=1, col=column)
+            figure.update_xaxes(title=panel.x, row=1, col=column, automargin=True)
+            figure.update_yaxes(title=panel.y, row=1, col=column, automargin=True, autorange="reversed")
+            continue
         for series in panel.series:
             trace = _bars(series) if series.style == "bars" else _scatter(series)
             trace.update(name=series.name, legendgroup=series.name, showlegend=series.name not in shown)
@@ -34,6 +42,22 @@ def rendered(chart: Chart) -> go.Figure:
         _axes(figure, panel, column)
     figure.update_layout(barmode="group")
     return _styled(figure, chart.height)
+
+
+def _heat(panel: Heat) -> go.Heatmap:
+    return go.Heatmap(
+        z=panel.values,
+        x=panel.columns,
+        y=panel.rows,
+        zmin=panel.low,
+        zmax=panel.high,
+        colorscale=_BOTH_WAYS if panel.both_ways else _ONE_WAY,
+        showscale=False,
+        texttemplate="%{z:.0f}",
+        hovertemplate="%{y}, %{x}: %{z:.1f}<extra></extra>",
+        xgap=1,
+        ygap=1,
+    )
 
 
 def _scatter(series: Series) -> go.Scatter:
@@ -80,7 +104,7 @@ def _axes(figure: go.Figure, panel: Panel, column: int) -> None:
 
 def mask_pictures(run: Run) -> go.Figure:
     """The weights of a layer, coloured by which of the first two subtasks keeps them; a menu chooses the layer."""
-    first, second = run.experiment.data.subtasks[:2]
+    first, second = list(run.experiment.data.subtasks)[:2]
     seed = run.seeds[0]
     a, b = seed.mask(MaskName(first, 0)), seed.mask(MaskName(second, 0))
     figure = go.Figure()

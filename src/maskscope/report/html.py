@@ -11,12 +11,14 @@ from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
+from pydantic import TypeAdapter
 
-from maskscope.report import charts, figures
-from maskscope.report.load import Found, Run, SeedRun
+from maskscope.report import charts, continual, figures
+from maskscope.report.load import ContinualRun, ContinualSeed, Found, Run, SeedRun
 from maskscope.report.tables import (
     Grid,
     table_ablations,
+    table_drops,
     table_one,
     table_outcomes,
     table_overlap,
@@ -54,7 +56,7 @@ class Section:
     warnings: tuple[str, ...]
     tables: tuple[Grid, ...]
     plots: tuple[Plot, ...]
-    seeds: tuple[SeedRun, ...]
+    seeds: tuple[SeedRun, ...] | tuple[ContinualSeed, ...]
     config: str
 
 
@@ -70,21 +72,30 @@ def write_report(found: Found, path: Path, title: str) -> Path:
         ValueError: Nothing is finished yet.
         OSError: The file cannot be written.
     """
-    if not found.runs:
+    if found.is_empty:
         raise ValueError(f"nothing to report yet: {'; '.join(found.unfinished) or 'no run'}")
     sections = [_section(run, i) for i, run in enumerate(found.runs)]
-    pages = [charts.position([(section.name, section.verdict) for section in sections]), charts.across(found.runs)]
+    sections += [_in_turn(run, i) for i, run in enumerate(found.continual, start=len(sections))]
+    pages = over_all(found)
     templates = Templates(loader=PackageLoader("maskscope.report"), autoescape=True, undefined=StrictUndefined)
     page = templates.get_template("report.html.j2").render(
         title=title,
         sections=sections,
-        overview=[_plot(chart) for chart in pages if chart is not None],
+        overview=[_plot(chart) for chart in pages],
         unfinished=found.unfinished,
         plotly=Markup(get_plotlyjs()),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     write_text(path, page)
     return path
+
+
+def over_all(found: Found) -> tuple[charts.Chart, ...]:
+    """The charts over all runs."""
+    placed = charts.position([(run.name, verdict(run.experiment, run.results)) for run in found.runs])
+    across = charts.across(found.runs) if found.runs else None
+    forgotten = continual.forgetting(found.continual) if found.continual else None
+    return tuple(chart for chart in (placed, across, forgotten) if chart is not None)
 
 
 def _plot(chart: charts.Chart) -> Plot:
@@ -95,11 +106,13 @@ def _section(run: Run, index: int) -> Section:
     anchor = f"network-{index}"
     said = verdict(run.experiment, run.results)
     drawn = [(chart.title, chart.caption, figures.rendered(chart)) for chart in charts.of_run(run)]
-    if all(run.seeds[0].has(MaskName(subtask, 0)) for subtask in run.experiment.data.subtasks[:2]):
+    pair = run.experiment.data.subtasks[:2]
+    if said.reuse is not None and len(pair) == 2 and all(run.seeds[0].has(MaskName(name, 0)) for name in pair):
         drawn.insert(2, (_PICTURE, _PICTURE_CAPTION, figures.mask_pictures(run)))
     plots = tuple(Plot(name, text, _html(figure, f"{anchor}-{i}")) for i, (name, text, figure) in enumerate(drawn))
     warned = tuple(text for result in run.results for text in result.warnings)
     tables = (
+        table_drops(run),
         table_one(run),
         table_outcomes(run),
         table_ablations(run),
@@ -109,6 +122,14 @@ def _section(run: Run, index: int) -> Section:
     )
     kept = tuple(table for table in tables if table is not None)
     return Section(anchor, run.name, said, warned, kept, plots, run.seeds, to_json(run.experiment))
+
+
+def _in_turn(run: ContinualRun, index: int) -> Section:
+    anchor, config = f"network-{index}", TypeAdapter(type(run.experiment)).dump_json(run.experiment, indent=1).decode()
+    drawn = continual.sharing(run)
+    plot = Plot(drawn.title, drawn.caption, _html(figures.rendered(drawn), anchor))
+    said, table = continual.verdict(run), continual.table_tasks(run)
+    return Section(anchor, run.name, said, (), (table,), (plot,), run.seeds, config)
 
 
 def _html(figure: go.Figure, identity: str) -> Markup:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from maskscope.core.mask import Mask
+from maskscope.runs.continual import Continual, ContinualResults, continual_from_json, is_continual
 from maskscope.runs.environment import Environment
 from maskscope.runs.pipeline import TrainingRecord
 from maskscope.runs.results import MaskName, MaskRecord, SeedResults
@@ -53,12 +55,51 @@ class Run:
     @property
     def weights(self) -> int:
         """How many are masked."""
-        return sum(tensor.weights for tensor in self.results[0].sizes[0].tensors)
+        sizes = self.results[0].sizes
+        return sum(tensor.weights for tensor in sizes[0].tensors) if sizes else 0
 
     @property
     def name(self) -> str:
         """For headings."""
         return self.experiment.title or f"{self.experiment.name} {self.experiment.variant}"
+
+
+@dataclass(frozen=True)
+class ContinualSeed:
+    """One finished seed."""
+
+    folder: RunFolder
+    seed: int
+    results: ContinualResults
+    environment: Environment
+
+    @property
+    def seconds(self) -> float:
+        """Learning, without testing."""
+        return sum(task.seconds for task in self.results.tasks)
+
+
+@dataclass(frozen=True)
+class ContinualRun:
+    """All finished seeds of tasks learned in turn."""
+
+    experiment: Continual
+    seeds: tuple[ContinualSeed, ...]
+
+    @property
+    def results(self) -> tuple[ContinualResults, ...]:
+        """One per seed."""
+        return tuple(seed.results for seed in self.seeds)
+
+    @property
+    def name(self) -> str:
+        """For headings."""
+        return self.experiment.title or f"{self.experiment.name} {self.experiment.variant}"
+
+    @property
+    def tasks(self) -> int:
+        """How many."""
+        return self.experiment.data.permutations
 
 
 @dataclass(frozen=True)
@@ -68,6 +109,13 @@ class Found:
     runs: tuple[Run, ...]
     unfinished: tuple[str, ...]
     """Seed folders without results, as text."""
+    continual: tuple[ContinualRun, ...] = ()
+    """Tasks learned in turn."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is finished."""
+        return not self.runs and not self.continual
 
 
 def find(root: Path) -> Found:
@@ -79,24 +127,49 @@ def find(root: Path) -> Found:
     configs = sorted(root.rglob("config.json"), key=lambda path: path.stat().st_mtime)
     if not configs:
         raise FileNotFoundError(f"no run under {root} (no config.json); make one with: maskscope run double-addition")
-    seeds: dict[str, list[SeedRun]] = {}
-    experiments: dict[str, Experiment] = {}
+    runs: dict[str, tuple[Experiment, list[SeedRun]]] = {}
+    continual: dict[str, tuple[Continual, list[ContinualSeed]]] = {}
     unfinished: list[str] = []
     for config in configs:
         folder = RunFolder(config.parent)
         try:
-            experiment = from_json(config.read_text(encoding="utf-8"))
-            run = _seed(folder, experiment)
+            text = config.read_text(encoding="utf-8")
+            if is_continual(text):
+                experiment = continual_from_json(text)
+                doubled = _add(continual.setdefault(experiment.digest, (experiment, [])), _continual_seed(folder))
+            else:
+                experiment = from_json(text)
+                doubled = _add(runs.setdefault(experiment.digest, (experiment, [])), _seed(folder, experiment))
         except (ValueError, FileNotFoundError) as error:  # damaged files are ValueErrors, undecodable ones too
             unfinished.append(f"{folder.path}: {_first_line(error)}")
             continue
-        if any(run.seed == other.seed for other in seeds.get(experiment.digest, ())):
-            unfinished.append(f"{folder.path}: a second copy of seed {run.seed}, which would count twice")
-            continue
-        experiments[experiment.digest] = experiment
-        seeds.setdefault(experiment.digest, []).append(run)
-    runs = tuple(Run(experiments[key], tuple(sorted(seeds[key], key=lambda run: run.seed))) for key in experiments)
-    return Found(runs, tuple(unfinished))
+        if doubled is not None:
+            unfinished.append(f"{folder.path}: a second copy of seed {doubled}, which would count twice")
+    return Found(
+        tuple(Run(experiment, tuple(sorted(seeds, key=_order))) for experiment, seeds in runs.values() if seeds),
+        tuple(unfinished),
+        tuple(ContinualRun(item, tuple(sorted(seeds, key=_order))) for item, seeds in continual.values() if seeds),
+    )
+
+
+S = TypeVar("S", SeedRun, ContinualSeed)
+
+
+def _add(known: tuple[object, list[S]], seed: S) -> int | None:
+    """Take a seed in; returns its number if it is there already."""
+    if any(seed.seed == other.seed for other in known[1]):
+        return seed.seed
+    known[1].append(seed)
+    return None
+
+
+def _order(seed: SeedRun | ContinualSeed) -> int:
+    return seed.seed
+
+
+def _continual_seed(folder: RunFolder) -> ContinualSeed:
+    results = read_record(folder.results, ContinualResults)
+    return ContinualSeed(folder, results.seed, results, read_record(folder.path / "env.json", Environment))
 
 
 def _seed(folder: RunFolder, experiment: Experiment) -> SeedRun:

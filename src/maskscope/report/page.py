@@ -149,7 +149,7 @@ def _tested(setting: Setting) -> Iterator[tuple[Run, str, str, Callable[[str], s
     """Every network on every subtask: the subtask, the other one, and what the paper has for a column."""
     for run in setting.runs:
         published = PUBLISHED.get(run.experiment.variant, {}) if setting.preset != "quick" else {}
-        first, second = run.experiment.data.subtasks
+        first, second = list(run.experiment.data.subtasks)
         for i, (own, other) in enumerate(((first, second), (second, first)), start=1):
             yield run, own, other, lambda key, i=i, published=published: published.get(f"{key} {i}")
 
@@ -190,7 +190,10 @@ def overlaps(setting: Setting) -> str:
     """Overlap in the hidden layers between chance and ceiling, and the verdict."""
     rows: list[list[str]] = []
     for run in setting.runs:
-        hidden = next(row for row in table_overlap(run).rows if row[0] == HIDDEN)
+        overlap = table_overlap(run)
+        if overlap is None:
+            continue
+        hidden = next(row for row in overlap.rows if row[0] == HIDDEN)
         rows.append([run.name, *hidden[1:], verdict(run.experiment, run.results).finding])
     header = ("network", "IoU", "chance", "ceiling", "position", "IoMin", "chance", "ceiling", "position", "verdict")
     return markdown(header, rows)
@@ -210,7 +213,8 @@ def sizes(setting: Setting) -> str:
     """Accuracy under the own mask and total sharing of every network, penalty beside it."""
     rows: list[list[str]] = []
     for run in setting.runs:
-        cells = [f"{run.weights:,}", f"{run.experiment.masking.penalty:.2g}"]
+        masking = run.experiment.masking
+        cells = [f"{run.weights:,}", f"{masking.penalty:.2g}" if masking else "–"]
         for subtask in run.experiment.data.subtasks:
             kept = estimate(
                 float(sum(tensor.kept_weights for tensor in size.tensors))

@@ -10,13 +10,14 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from maskscope.report import charts
-from maskscope.report.charts import Chart, Panel, Series
+from maskscope.report import charts, continual
+from maskscope.report.charts import BLACK, BLUE, ORANGE, Chart, Heat, Panel, Series
+from maskscope.report.html import over_all
 from maskscope.report.load import Found
 from maskscope.runs.store import segment
-from maskscope.runs.verdict import verdict
 
 FORMATS = ("pdf", "svg", "png")
 
@@ -39,7 +40,7 @@ def write_figures(found: Found, folder: Path) -> tuple[Path, ...]:
         ValueError: Nothing is finished yet.
         OSError: The folder cannot be written to.
     """
-    if not found.runs:
+    if found.is_empty:
         raise ValueError(f"nothing to draw yet: {'; '.join(found.unfinished) or 'no run'}")
     written: list[Path] = []
     for inside, chart in _charts(found):
@@ -53,13 +54,13 @@ def write_figures(found: Found, folder: Path) -> tuple[Path, ...]:
 
 
 def _charts(found: Found) -> Iterator[tuple[str, Chart]]:
-    yield "", charts.position([(run.name, verdict(run.experiment, run.results)) for run in found.runs])
-    over_all = charts.across(found.runs)
-    if over_all is not None:
-        yield "", over_all
+    for chart in over_all(found):
+        yield "", chart
     for run in found.runs:
         for chart in charts.of_run(run):
             yield segment(run.experiment.variant), chart
+    for run in found.continual:
+        yield segment(run.experiment.variant), continual.sharing(run)
 
 
 def drawn(chart: Chart) -> Figure:
@@ -69,13 +70,33 @@ def drawn(chart: Chart) -> Figure:
     names: dict[str, Artist] = {}
     for i, panel in enumerate(chart.panels):
         axes = figure.add_subplot(1, len(chart.panels), i + 1)
+        if isinstance(panel, Heat):
+            _heat(axes, panel)
+            continue
         _fill(axes, panel)
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             names.setdefault(name, handle)
-    figure.legend(
-        list(names.values()), list(names), loc="outside upper center", ncols=3, frameon=False, fontsize="small"
-    )
+    if names:
+        figure.legend(
+            list(names.values()), list(names), loc="outside upper center", ncols=3, frameon=False, fontsize="small"
+        )
     return figure
+
+
+def _heat(axes: Axes, panel: Heat) -> None:
+    colours = LinearSegmentedColormap.from_list("", (ORANGE, "white", BLUE) if panel.both_ways else ("white", BLUE))
+    axes.imshow(np.array(panel.values), cmap=colours, vmin=panel.low, vmax=panel.high, aspect="auto")
+    middle = panel.high / 2 if not panel.both_ways else 0.6 * panel.high
+    size = "small" if len(panel.columns) <= 10 and len(panel.rows) <= 12 else "x-small"
+    for i, row in enumerate(panel.values):
+        for j, value in enumerate(row):
+            if not math.isnan(value):
+                colour = "white" if abs(value) > middle else BLACK
+                axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=size, color=colour)
+    axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=30, ha="right", fontsize="small")
+    axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize="small")
+    axes.set(xlabel=panel.x, ylabel=panel.y)
+    axes.set_title(panel.title, fontsize="medium")
 
 
 def _fill(axes: Axes, panel: Panel) -> None:

@@ -15,7 +15,8 @@ from rich.text import Text
 from maskscope.analysis.modularity import Estimate, Placed, estimate
 from maskscope.analysis.modularity import percent as share
 from maskscope.report.load import Run
-from maskscope.runs.results import ALL, ENDS, HIDDEN
+from maskscope.runs.removal import drops
+from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN
 from maskscope.runs.verdict import Verdict, accuracy, reuse_in, sharing, verdict
 
 
@@ -56,12 +57,14 @@ def table_one(run: Run) -> Grid:
     columns = _columns(run)
     rows = tuple(
         (subtask, *(percent(accuracy(results, network, subtask, mask)) for network, mask, _ in columns))
-        for subtask in experiment.data.subtasks
+        for subtask in experiment.data.tested
     )
-    n = accuracy(results, "mask", experiment.data.subtasks[0], experiment.data.subtasks[0]).n
+    n = max(
+        (accuracy(results, "mask", experiment.data.tested[0], subtask).n for subtask in experiment.subtasks), default=0
+    )
     caption = (
         f"Accuracy in % on {_examples(run)} validation examples. Columns: the network as it is, then under each mask and "
-        f"each complement (¬). Mean ± standard deviation over {n} masks ({len(run.seeds)} network seed"
+        f"each complement (¬). Mean ± standard deviation over {n or 'no'} masks ({len(run.seeds)} network seed"
         f"{'' if len(run.seeds) == 1 else 's'}); chance is {experiment.data.chance:.0%}."
     )
     return Grid("Accuracies", caption, ("accuracy on", *(title for _, _, title in columns)), rows)
@@ -70,15 +73,44 @@ def table_one(run: Run) -> Grid:
 def _columns(run: Run) -> list[tuple[str, str | None, str]]:
     """The network, and under each mask and each complement: what it is, whose mask, and what it is called."""
     columns: list[tuple[str, str | None, str]] = [("full network", None, "network")]
-    for subtask in run.experiment.subtasks:
+    for subtask in run.experiment.subtasks if run.experiment.masking else ():
         named = f"{subtask} (control)" if subtask == run.experiment.data.full else subtask
         columns += [("mask", subtask, named), ("complement", subtask, f"¬ {named}")]
     return columns
 
 
-def table_ablations(run: Run) -> Grid:
+def table_drops(run: Run) -> Grid | None:
+    """What masks lose of what their training left out; None where that is not the question."""
+    found = drops(run.experiment, run.results)
+    if not found:
+        return None
+    rows = tuple(
+        (
+            drop.subtask,
+            drop.held_out,
+            percent(drop.network),
+            percent(drop.control),
+            percent(drop.mask),
+            percent(drop.relative),
+            f"{drop.worst_other}: {percent(drop.relative_other)}",
+            "–" if math.isnan(drop.ratio) else f"{drop.ratio:.2f}",
+        )
+        for drop in found
+    )
+    caption = (
+        "In %. Accuracy on what a mask's training left out, of the network, under the control mask and under that mask; what "
+        "that is less than the control's, relative to it; what else falls most; and its fall over the other. Mean ± standard "
+        "deviation over masks and network seeds."
+    )
+    header = ("mask of", "left out", "network", "control mask", "mask", "relative drop", "falls most besides", "ratio")
+    return Grid("What is lost", caption, header, rows)
+
+
+def table_ablations(run: Run) -> Grid | None:
     """The other tests: complement with the ends open, half of the layers masked, random masks of equal size."""
     experiment, results = run.experiment, run.results
+    if experiment.masking is None:
+        return None
     lines: list[tuple[str, str, str]] = []
     for subtask in experiment.data.subtasks:
         lines += [
@@ -90,16 +122,19 @@ def table_ablations(run: Run) -> Grid:
         ("control mask in the second half of the layers only", "second half masked", experiment.data.full),
     ]
     rows = tuple(
-        (title, *(percent(accuracy(results, network, subtask, mask)) for subtask in experiment.data.subtasks))
+        (title, *(percent(accuracy(results, network, subtask, mask)) for subtask in experiment.data.tested))
         for title, network, mask in lines
     )
-    return Grid("Other ablations", "Accuracy in %.", ("network", *experiment.data.subtasks), rows)
+    return Grid("Other ablations", "Accuracy in %.", ("network", *experiment.data.tested), rows)
 
 
 def table_outcomes(run: Run) -> Grid | None:
-    """What each network's outputs are, whatever was asked for: the paper's confusion matrices; None where data has none."""
+    """What each network's outputs are, whatever was asked for: the paper's confusion matrices; None where data has none.
+
+    Many classes are for a picture instead.
+    """
     found = [item for result in run.results for item in result.outcomes]
-    if not found:
+    if not found or len(run.experiment.data.subtasks) > FEW:
         return None
     subtasks, outcomes = run.experiment.data.subtasks, dict.fromkeys(item.outcome for item in found)
     rows: list[tuple[str, ...]] = []
@@ -126,17 +161,19 @@ def table_outcomes(run: Run) -> Grid | None:
     )
 
 
-def table_overlap(run: Run) -> Grid:
-    """Overlap of the first two subtasks, everywhere, with chance and ceiling."""
-    first, second = run.experiment.data.subtasks[:2]
+def table_overlap(run: Run) -> Grid | None:
+    """Overlap of masks of different subtasks, everywhere, with chance and ceiling; None where there are no two."""
+    subtasks = run.experiment.data.subtasks
+    if len(subtasks) < 2 or not run.results[0].overlaps:
+        return None
     places = dict.fromkeys(item.overlap.where for item in run.results[0].overlaps)
     ordered = [HIDDEN, ENDS, ALL, *(place for place in places if place not in (HIDDEN, ENDS, ALL))]
     rows: list[tuple[str, ...]] = []
     for where in ordered:
-        found = reuse_in(run.results, first, second, where)
+        found = reuse_in(run.results, where)
         rows.append((where, *_placed(found.iou), *_placed(found.iomin)))
     caption = (
-        f"IoU and IoMin of the masks of {first} and {second} (mean ± standard deviation over pairs of masks). Chance: "
+        f"IoU and IoMin of the masks of {' and '.join(subtasks) if len(subtasks) == 2 else 'different subtasks'} (mean ± standard deviation over pairs of masks). Chance: "
         "random masks of the same per-tensor sizes. Ceiling: the same subtask learned again. Position: from chance (0 %) "
         "to ceiling (100 %)."
     )
@@ -149,9 +186,11 @@ def _placed(placed: Placed) -> tuple[str, str, str, str]:
     return ratio(placed.between), chance, ratio(placed.ceiling), share(placed.position)
 
 
-def table_shares(run: Run) -> Grid:
+def table_shares(run: Run) -> Grid | None:
     """The paper's sharing statistics: what other subtasks' masks also keep, and what remains of the control mask."""
     subtasks = run.experiment.data.subtasks
+    if not run.results[0].shares:
+        return None
     kinds: tuple[Literal["shared"], Literal["remaining"]] = ("shared", "remaining")
     rows = tuple(
         (
@@ -168,9 +207,11 @@ def table_shares(run: Run) -> Grid:
     return Grid("Shared and remaining", caption, header, rows)
 
 
-def table_sizes(run: Run) -> Grid:
+def table_sizes(run: Run) -> Grid | None:
     """Kept weights per tensor, of the first repetition of each mask."""
     sizes = [size for size in run.results[0].sizes if size.name.seed == 0]
+    if not sizes:
+        return None
     rows = [
         (
             tensor.parameter,
@@ -206,16 +247,21 @@ def print_runs(runs: Sequence[Run], console: Console) -> None:
 
 def _said(said: Verdict, run: Run) -> list[Text | Table]:
     warned = [Text(f"Warning: {text}", style="yellow") for result in run.results for text in result.warnings]
-    overlap = table_overlap(run)
-    main = Grid(overlap.title, "", overlap.header[:5], tuple(row[:5] for row in overlap.rows[:3]))
+    lost, overlap = table_drops(run), table_overlap(run)
+    tables = [turned(table_one(run))] if lost is None else [_short(lost, 6, len(lost.rows))]
+    tables += [_short(overlap, 5, 3)] if overlap is not None and said.reuse is not None else []
     return [
         Text.assemble((f"{said.finding.upper()}  ", "cyan"), (f"{said.headline}.", "bold")),
         Text(f"{said.overlap} {said.ablations}"),
         *warned,
         Text(""),
-        rich_table(turned(table_one(run))),
-        rich_table(main),
+        *map(rich_table, tables),
     ]
+
+
+def _short(grid: Grid, columns: int, rows: int) -> Grid:
+    """The first of both, without a caption: for a terminal."""
+    return Grid(grid.title, "", grid.header[:columns], tuple(row[:columns] for row in grid.rows[:rows]))
 
 
 def turned(grid: Grid) -> Grid:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from maskscope.core.files import Damaged
+from maskscope.runs.store import RunFolder, read_record, write_record
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,28 @@ def environment(threads: int, started: str) -> Environment:
         threads,
         started,
     )
+
+
+@contextmanager
+def threads_of(folder: RunFolder, threads: int) -> Generator[None]:
+    """Torch's thread count for a run: the one it was begun with, for results depend on it in the last bits.
+
+    Args:
+        folder: The run's.
+        threads: If it has not begun yet.
+    """
+    path, before = folder.path / "env.json", torch.get_num_threads()
+    try:
+        known = read_record(path, Environment) if path.exists() else None
+    except Damaged:
+        known = None
+    torch.set_num_threads(known.threads if known else threads)
+    try:
+        if known is None:
+            write_record(path, environment(threads, datetime.now(UTC).isoformat(timespec="seconds")))
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _commit() -> str:

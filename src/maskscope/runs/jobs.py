@@ -22,9 +22,10 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from maskscope.progress import bars
+from maskscope.runs.continual import Continual, ContinualRunner
 from maskscope.runs.loop import Paused, Report, Tick
-from maskscope.runs.pipeline import Runner, folder_of
-from maskscope.runs.store import InUse
+from maskscope.runs.pipeline import Runner
+from maskscope.runs.store import InUse, folder_of
 from maskscope.runs.study import Experiment
 
 
@@ -32,7 +33,7 @@ from maskscope.runs.study import Experiment
 class Job:
     """One seed of one experiment."""
 
-    experiment: Experiment
+    experiment: Experiment | Continual
     seed: int
     root: Path
     threads: int
@@ -45,7 +46,10 @@ class Job:
     def run(self, report: Report) -> None:
         """Do it, or what is left of it."""
         folder = folder_of(self.root, self.experiment, self.seed)
-        Runner(self.experiment, self.seed, folder, report, self.threads).run()
+        if isinstance(self.experiment, Continual):
+            ContinualRunner(self.experiment, self.seed, folder, report, self.threads).run()
+        else:
+            Runner(self.experiment, self.seed, folder, report, self.threads).run()
 
 
 class JobFailed(RuntimeError):  # noqa: N818 - says what happened

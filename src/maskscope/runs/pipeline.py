@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
-import torch
 from torch import nn
 
 from maskscope.analysis.ablate import completed, half
@@ -24,7 +20,7 @@ from maskscope.core.learning.learned import Reading, State, finish, origin_of, r
 from maskscope.core.learning.logits import Logits
 from maskscope.core.mask import Mask
 from maskscope.core.seeded import derive, seeded
-from maskscope.runs.environment import Environment, environment
+from maskscope.runs.environment import threads_of
 from maskscope.runs.loop import Loop, Note, Report
 from maskscope.runs.results import MaskName, MaskRecord, SeedResults, histogram, measure
 from maskscope.runs.store import RunFolder, read_record, write_record, write_text
@@ -64,11 +60,6 @@ class _Learner:
         return network, layout(network, rest, granularity=self.masking.granularity)
 
 
-def folder_of(root: Path, experiment: Experiment, seed: int) -> RunFolder:
-    """Where one seed of an experiment lives under a root folder."""
-    return RunFolder(root / f"{experiment.variant}-{experiment.digest}" / f"seed-{seed}")
-
-
 @dataclass(frozen=True)
 class Runner:
     """Runs one seed of one experiment in its folder.
@@ -93,7 +84,7 @@ class Runner:
     def run(self) -> SeedResults:
         """Do what is not done yet, and return the results."""
         experiment = self.experiment
-        with self.folder.owned(), self._threads():
+        with self.folder.owned(), threads_of(self.folder, self.threads):
             config = self.folder.path / "config.json"
             if not config.exists():
                 write_text(config, to_json(experiment) + "\n")
@@ -114,22 +105,6 @@ class Runner:
     def _loop(self, phase: str) -> Loop:
         task = f"{self.experiment.variant} seed {self.seed}"
         return Loop(self.folder, task, phase, self.report, self.checkpoint_seconds, self.tell_seconds)
-
-    @contextmanager
-    def _threads(self) -> Generator[None]:
-        """Torch's thread count for this run: the one it was begun with, for results depend on it in the last bits."""
-        path, before = self.folder.path / "env.json", torch.get_num_threads()
-        try:
-            known = read_record(path, Environment) if path.exists() else None
-        except Damaged:
-            known = None
-        torch.set_num_threads(known.threads if known else self.threads)
-        try:
-            if known is None:
-                write_record(path, environment(self.threads, datetime.now(UTC).isoformat(timespec="seconds")))
-            yield
-        finally:
-            torch.set_num_threads(before)
 
     def _built(self) -> nn.Module:
         with seeded(derive(self.seed, "network")):

@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
@@ -151,3 +151,22 @@ class RunFolder:
         if self.metrics_size() > size:
             with self.metrics.open("rb+") as file:
                 file.truncate(size)
+
+
+class Variant(Protocol):
+    """A configuration that has a folder."""
+
+    @property
+    def variant(self) -> str:
+        """Which member of its family."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of everything that changes numbers."""
+        ...
+
+
+def folder_of(root: Path, experiment: Variant, seed: int) -> RunFolder:
+    """Where one seed of one experiment lives under a root folder."""
+    return RunFolder(root / f"{experiment.variant}-{experiment.digest}" / f"seed-{seed}")

@@ -20,17 +20,33 @@ from maskscope.core.layout import layout as lay_out
 from maskscope.core.learning.learn import PENALTY
 from maskscope.core.learning.schedules import FAST, Schedule
 from maskscope.data.add_mul import AddMul
+from maskscope.data.cifar10 import ClassPairs, ClassRemoval
 from maskscope.data.double_addition import DoubleAddition
+from maskscope.data.mathematics import Mathematics
+from maskscope.data.scan import Scan
+from maskscope.models.cnn import CNNSettings
+from maskscope.models.encoder_decoder import EncoderDecoderSettings
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings
+from maskscope.models.resnet import PretrainedResNetSettings, ResNetSettings
+from maskscope.models.transformer import TransformerSettings
 from maskscope.models.twin import CopySecondHalf
 
 FORMAT = 3
 """Raised when the same configuration gives other numbers than before; part of every run's hash."""
 
 Granularity = Annotated[PerWeight | PerOutput | PerInput | PerTensor, Field(discriminator="kind")]
-Data = Annotated[DoubleAddition | AddMul, Field(discriminator="kind")]
-NetworkSettings = Annotated[MLPSettings | LSTMSettings, Field(discriminator="kind")]
+Data = Annotated[DoubleAddition | AddMul | Scan | Mathematics | ClassRemoval | ClassPairs, Field(discriminator="kind")]
+NetworkSettings = Annotated[
+    MLPSettings
+    | LSTMSettings
+    | EncoderDecoderSettings
+    | TransformerSettings
+    | CNNSettings
+    | ResNetSettings
+    | PretrainedResNetSettings,
+    Field(discriminator="kind"),
+]
 
 
 @dataclass(frozen=True)
@@ -163,13 +179,32 @@ class Experiment:
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits over everything that changes numbers."""
-        return _digest(_values(dataclasses.replace(self, title="")))
+        return hashed(_values(dataclasses.replace(self, title="")))
 
     @property
     def network_digest(self) -> str:
         """The same over what the trained network depends on: experiments that agree in it may share the network."""
         values = _values(self)
-        return _digest({name: values[name] for name in ("data", "network", "training", "surgery")})
+        return hashed({name: values[name] for name in ("data", "network", "training", "surgery")})
+
+    def remasked(self, **changes: Any) -> Experiment:
+        """The same with other settings of its masks, named as in ``Masking``.
+
+        Examples:
+            >>> from maskscope.data.add_mul import AddMul
+            >>> Experiment("add-mul", "fnn", AddMul("once"), MLPSettings()).remasked(repeats=3).masking.repeats
+            3
+        """
+        return dataclasses.replace(self, masking=dataclasses.replace(self.masking or Masking(), **changes))
+
+    @property
+    def plan(self) -> str:
+        """What is to be done, in words."""
+        trained = f"train {self.training.steps:,} steps" if self.training.steps else "take the network as it comes"
+        if self.masking is None:
+            return trained
+        schedule = self.masking.schedule
+        return f"{trained}, then learn {len(self.masks())} masks of {schedule.steps:,} steps with {schedule.samples} samples each"
 
     @property
     def subtasks(self) -> tuple[str, ...]:
@@ -187,6 +222,7 @@ class Experiment:
 _LATER: dict[str, dict[str, object]] = {
     "training": {"optimizer": json.loads(TypeAdapter(Adam).dump_json(Adam())), "warmup": 0, "milestones": []},
     "masking": {"from_control": []},
+    "network": {"start": "torch"},
 }
 """Settings that came after ``FORMAT``: while they hold these values they are no part of a hash, so that older runs stay found."""
 
@@ -196,12 +232,13 @@ def _values(experiment: Experiment) -> dict[str, Any]:
     values = json.loads(to_json(experiment))
     for part, settings in _LATER.items():
         for name, value in settings.items():
-            if values[part] is not None and values[part][name] == value:
+            if values[part] is not None and values[part].get(name) == value:
                 del values[part][name]
     return values
 
 
-def _digest(values: dict[str, object]) -> str:
+def hashed(values: dict[str, Any]) -> str:
+    """Eight hexadecimal digits over some settings."""
     text = json.dumps([FORMAT, values], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 

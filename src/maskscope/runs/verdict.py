@@ -8,23 +8,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, reuse
+from maskscope.runs.removal import HoldsOut, RemovalFinding, drops, removal_finding
 from maskscope.runs.results import HIDDEN, SeedResults
 from maskscope.runs.study import Experiment
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the subtasks share weights, and what says so."""
+    """Whether the subtasks share weights, or have some of their own, and what says so."""
 
-    finding: Finding
+    finding: Finding | RemovalFinding | Literal["not masked", "nothing forgotten", "forgets"]
     headline: str
     """A few words."""
     overlap: str
     """The overlap behind them, in a sentence."""
     ablations: str
     """What the masks and their complements do, in sentences."""
-    reuse: Reuse
-    """In the hidden layers: the first and last layer differ by construction where subtasks have inputs of their own."""
+    reuse: Reuse | None
+    """Where sharing is the question. In the hidden layers: the first and last layer differ by construction where subtasks have inputs of their own."""
 
 
 SPARED = 0.9
@@ -62,32 +63,72 @@ def sharing(
     )
 
 
-def reuse_in(results: Iterable[SeedResults], first: str, second: str, where: str) -> Reuse:
-    """How far two subtasks share units somewhere, over all seeds and repetitions.
+def reuse_in(results: Iterable[SeedResults], where: str, pair: tuple[str, str] | None = None) -> Reuse:
+    """How far subtasks share units somewhere, over all seeds and repetitions.
+
+    Args:
+        results: One per network seed.
+        where: What part of the network.
+        pair: Two subtasks. Default: any two.
 
     Raises:
-        ValueError: The runs hold no overlap of these two subtasks there.
+        ValueError: The runs hold no overlap of such subtasks there.
     """
     compared = [item for result in results for item in result.overlaps if item.overlap.where == where]
-    between = [item.overlap for item in compared if {item.first.subtask, item.second.subtask} == {first, second}]
-    again = [
-        item.overlap
-        for item in compared
-        if item.first.subtask == item.second.subtask and item.first.subtask in (first, second)
-    ]
+    if pair is not None:
+        compared = [item for item in compared if {item.first.subtask, item.second.subtask} <= set(pair)]
+    between = [item.overlap for item in compared if item.first.subtask != item.second.subtask]
+    again = [item.overlap for item in compared if item.first.subtask == item.second.subtask]
     return reuse(between, again, where)
 
 
 def verdict(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
-    """The sentence, from the overlap of the first two subtasks in the hidden layers and from the ablations."""
-    first, second = experiment.data.subtasks[:2]
-    found = reuse_in(results, first, second, HIDDEN)
+    """The sentence, from what the experiment is about: what masks share, or what they lose that their training left out."""
+    if experiment.masking is None:
+        return _untouched(experiment, results)
+    return _removal(experiment, results) if isinstance(experiment.data, HoldsOut) else _sharing(experiment, results)
+
+
+def _untouched(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
+    said = ", ".join(f"{accuracy(results, 'full network', name).mean:.1%} on {name}" for name in experiment.data.tested)
+    return Verdict(
+        "not masked", f"Trained on {experiment.data.full} and tested, without masks", f"Right: {said}.", "", None
+    )
+
+
+def _removal(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
+    found = drops(experiment, results)
+    warned = [warning for result in results for warning in result.warnings]
+    finding = "cannot tell" if warned else removal_finding(found)
+    mean = estimate(drop.relative.mean for drop in found)
+    headline = {
+        "exclusive weights": "Masks lose what their training left out, though the network can do it",
+        "some exclusive weights": "Masks lose a part of what their training left out",
+        "no exclusive weights": "Masks keep what their training left out",
+        "cannot tell": "Cannot tell whether what was left out has weights of its own",
+    }[finding]
+    lost = (
+        f"Under masks learned without it, accuracy falls by {mean.mean:.0%} of what the control mask has "
+        f"(mean over {len(found)}; from {min(d.relative.mean for d in found):.0%} to {max(d.relative.mean for d in found):.0%})."
+    )
+    each = "; ".join(f"{d.held_out} {d.control.mean:.1%} to {d.mask.mean:.1%}" for d in found)
+    worst = max(found, key=lambda drop: drop.relative_other.mean)
+    others = (
+        f"What falls most besides: {worst.worst_other} without {worst.held_out}, by {worst.relative_other.mean:.0%}."
+    )
+    return Verdict(finding, headline, lost, f"{each}. {others}", None)
+
+
+def _sharing(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
+    subtasks = experiment.data.subtasks
+    found = reuse_in(results, HIDDEN)
     warned = [warning for result in results for warning in result.warnings]
     finding: Finding = "cannot tell" if warned else found.finding
+    named = " and ".join(subtasks) if len(subtasks) == 2 else f"the {len(subtasks)} subtasks"
     headline = {
-        "separate": f"The masks of {first} and {second} hardly overlap: they use different weights",
-        "shared": f"The masks of {first} and {second} overlap as two masks of one subtask do: they use the same weights",
-        "partly shared": f"The masks of {first} and {second} overlap in part",
+        "separate": f"The masks of {named} hardly overlap: they use different weights",
+        "shared": f"The masks of {named} overlap as two masks of one subtask do: they use the same weights",
+        "partly shared": f"The masks of {named} overlap in part",
         "cannot tell": "Cannot tell whether weights are shared",
     }[finding]
     if finding == "separate" and _spared(experiment, results) < SPARED:

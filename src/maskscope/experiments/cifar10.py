@@ -1,0 +1,95 @@
+"""CIFAR-10: a class left out, and whether masks come out alike twice: values only.
+
+Source: Csordas et al. 2021, CIFAR-10; settings of the published sweeps ``cifar10``, ``cifar10_no_dropout``,
+``cifar10_resnet`` and the mask-stability analysis. Everything is masked, biases and batch normalisation too; the output
+layer of class masks is the control mask's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from maskscope.core.learning.schedules import FAST, PUBLISHED
+from maskscope.data.cifar10 import ClassPairs, ClassRemoval
+from maskscope.models.cnn import CNNSettings
+from maskscope.models.resnet import PretrainedResNetSettings, ResNetSettings
+from maskscope.runs.study import SGD, Experiment, Masking, Training
+
+_CNN_SCHEDULE = replace(FAST, learning_rate=1e-2)
+"""The published rate, 1e-3, is a tenth of that of the arithmetic experiments; so is this."""
+
+CNN = Experiment(
+    name="cifar10",
+    variant="cnn",
+    title="CNN",
+    data=ClassRemoval(),
+    network=CNNSettings(),
+    masking=Masking(
+        schedule=_CNN_SCHEDULE, penalty=3e-4 / 128, select=("*",), repeats=1, from_control=("out_layer.*",)
+    ),
+)
+CNN_PLAIN = replace(CNN, variant="cnn-no-dropout", title="CNN without dropout", network=CNNSettings(dropout=False))
+RESNET_110 = Experiment(
+    name="cifar10",
+    variant="resnet-110",
+    title="ResNet-110",
+    data=ClassRemoval(validation="test", augmented=True, scaling="resnet"),
+    network=ResNetSettings(),
+    training=Training(steps=64_000, learning_rate=0.1, clip=None, optimizer=SGD(), milestones=(32_000, 48_000)),
+    masking=Masking(penalty=2e-5 / 128, batch=256, select=("*",), repeats=1, from_control=("linear.*",)),
+)
+
+
+def pretrained(depth: int) -> Experiment:
+    """Masks on a network that others trained."""
+    network = PretrainedResNetSettings(depth=56 if depth == 56 else 20)
+    return Experiment(
+        name="cifar10",
+        variant=f"resnet-{depth}-pretrained",
+        title=f"ResNet-{depth}, trained by others",
+        data=ClassRemoval(validation="test", scaling="imagenet"),
+        network=network,
+        training=Training(steps=0),
+        masking=RESNET_110.remasked(batch=128).masking,
+    )
+
+
+RESNET_20, RESNET_56 = pretrained(20), pretrained(56)
+
+
+def _with(experiment: Experiment, training: int | None, steps: int) -> Experiment:
+    """The same in fewer steps."""
+    schedule = (experiment.masking or Masking()).schedule
+    faster = replace(schedule, steps=steps, learning_rate=schedule.learning_rate * schedule.steps / steps)
+    trained = experiment.training if training is None else replace(experiment.training, steps=training)
+    return replace(experiment, training=trained).remasked(schedule=faster)
+
+
+QUICK = (_with(CNN, 600, 200), _with(RESNET_20, None, 60))
+STANDARD = (
+    _with(CNN, 4000, 800),
+    _with(CNN_PLAIN, 4000, 800),
+    _with(RESNET_20, None, 500),
+    _with(RESNET_56, None, 500),
+)
+"""Sized for an hour on two cores and for 12,000 training images; rates are raised so that logits may move as far."""
+
+_PUBLISHED_CNN = replace(PUBLISHED, learning_rate=1e-3)
+PAPER = (
+    CNN.remasked(schedule=_PUBLISHED_CNN),
+    CNN_PLAIN.remasked(schedule=_PUBLISHED_CNN),
+    RESNET_110.remasked(schedule=replace(PUBLISHED, learning_rate=0.03, steps=30_000)),
+)
+"""The paper's networks and the paper's schedules."""
+
+PAIRS = Experiment(
+    name="cifar10-pairs",
+    variant="cnn-no-dropout",
+    title="CNN without dropout, masks of two classes",
+    data=ClassPairs(),
+    network=CNNSettings(dropout=False),
+    masking=Masking(schedule=_CNN_SCHEDULE, penalty=3e-4 / 128, select=("*",)),
+)
+PAIRS_QUICK = (replace(_with(PAIRS, 600, 200), data=ClassPairs(count=2)),)
+PAIRS_STANDARD = (replace(_with(PAIRS, 4000, 800), data=ClassPairs(count=4)),)
+PAIRS_PAPER = (PAIRS.remasked(schedule=_PUBLISHED_CNN),)

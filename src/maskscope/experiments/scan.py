@@ -1,0 +1,81 @@
+"""SCAN: masks learned where some combinations of words do not occur: values only.
+
+Source: Csordas et al. 2021, SCAN; settings of the published sweeps ``scan``, ``trafo_scan`` and ``scan_baseline``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from maskscope.core.learning.schedules import FAST, PUBLISHED
+from maskscope.data.scan import SPLITS, Scan, SplitName
+from maskscope.models.encoder_decoder import EncoderDecoderSettings
+from maskscope.models.transformer import TransformerSettings
+from maskscope.runs.study import Experiment, Masking, Training
+
+_BATCH = 256
+_TRAINING = Training(steps=25_000, batch=_BATCH, clip=5.0)
+
+LSTM = Experiment(
+    name="scan",
+    variant="lstm",
+    title="LSTM 2×200",
+    data=Scan(forcing=0.5),
+    network=EncoderDecoderSettings(),
+    training=_TRAINING,
+    masking=Masking(penalty=3e-5 / _BATCH, batch=_BATCH, repeats=1),
+)
+TRANSFORMER = Experiment(
+    name="scan",
+    variant="transformer",
+    title="Transformer d100, 3+3",
+    data=Scan(),
+    network=TransformerSettings(),
+    training=_TRAINING,
+    masking=Masking(penalty=6e-4 / _BATCH, batch=_BATCH, repeats=1),
+)
+
+
+def baselines(experiment: Experiment) -> tuple[Experiment, ...]:
+    """The same network trained from scratch on each of the other splits, without masks."""
+    return tuple(
+        replace(
+            experiment,
+            name="scan-baseline",
+            variant=f"{experiment.variant}-{split.replace(' ', '-')}",
+            title=f"{experiment.title}, trained on {split}",
+            data=Scan(learned=split, masked=(), forcing=_forcing(experiment)),
+            masking=None,
+        )
+        for split in _others()
+    )
+
+
+def _others() -> tuple[SplitName, ...]:
+    return tuple(split for split in SPLITS if split != "simple")
+
+
+def _forcing(experiment: Experiment) -> float:
+    return experiment.data.forcing if isinstance(experiment.data, Scan) else 1.0
+
+
+def _with(experiment: Experiment, training: int, steps: int) -> Experiment:
+    """The same in fewer steps."""
+    schedule = replace(FAST, steps=steps, learning_rate=FAST.learning_rate * FAST.steps / steps)
+    return replace(experiment, training=replace(experiment.training, steps=training)).remasked(schedule=schedule)
+
+
+QUICK = (
+    replace(
+        _with(TRANSFORMER, 1200, 300),
+        title="Transformer d64, 2+2",
+        network=TransformerSettings(width=64, encoder=2, decoder=2, feedforward=128),
+    ),
+)
+STANDARD = (_with(LSTM, 6000, 1000), _with(TRANSFORMER, 3000, 1000))
+"""A quarter or less of the training steps."""
+PAPER = tuple(item.remasked(schedule=replace(PUBLISHED, steps=25_000)) for item in (LSTM, TRANSFORMER))
+
+BASELINE_QUICK = baselines(QUICK[0])
+BASELINE_STANDARD = tuple(item for network in STANDARD for item in baselines(network))
+BASELINE_PAPER = tuple(item for network in PAPER for item in baselines(network))

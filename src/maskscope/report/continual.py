@@ -1,0 +1,158 @@
+"""What tasks learned in turn share and forget: tables, charts, and the sentence above them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.panel import Panel as Frame
+from rich.text import Text
+
+from maskscope.analysis.modularity import Estimate, estimate
+from maskscope.report.charts import COLOURS, Chart, Panel, Series
+from maskscope.report.load import ContinualRun
+from maskscope.report.tables import Grid, percent, rich_table
+from maskscope.runs.verdict import Verdict
+
+REMEMBERS_ABOVE = 0.95
+"""Share of its accuracy from which the first task counts as not forgotten. A convention."""
+
+
+def right(run: ContinualRun, task: int, after: int) -> Estimate:
+    """Accuracy on a task after another was learned."""
+    return estimate(result.tasks[after].accuracies[task] for result in run.results)
+
+
+def new(run: ContinualRun) -> Estimate:
+    """Accuracy on a task right after it was learned, over tasks and seeds."""
+    return estimate(task.accuracies[-1] for result in run.results for task in result.tasks)
+
+
+def old(run: ContinualRun) -> Estimate:
+    """Accuracy after all tasks, over all tasks but the last and seeds."""
+    return estimate(value for result in run.results for value in result.tasks[-1].accuracies[:-1])
+
+
+def retained(run: ContinualRun) -> Estimate:
+    """What is left of the first task's accuracy after all."""
+    return estimate(result.retained() for result in run.results)
+
+
+def shared(run: ContinualRun, task: int, where: str) -> Estimate:
+    """Of the units that a task's mask keeps, those that earlier masks kept."""
+    return estimate(dict(result.tasks[task].shared)[where] for result in run.results)
+
+
+def used(run: ContinualRun, task: int, where: str) -> Estimate:
+    """Share of units that any mask keeps after a task."""
+    return estimate(dict(result.tasks[task].used)[where] for result in run.results)
+
+
+def places(run: ContinualRun) -> tuple[str, ...]:
+    """Layers, and all of them."""
+    return tuple(where for where, _ in run.results[0].tasks[0].shared)
+
+
+def sharable(run: ContinualRun) -> tuple[str, ...]:
+    """Layers that tasks can share: not the first, where each has one of its own."""
+    layers = places(run)[:-1]
+    return layers[1:] if run.experiment.own_first_layer else layers
+
+
+def verdict(run: ContinualRun) -> Verdict:
+    """The sentence."""
+    left, first, last = retained(run), right(run, 0, 0), right(run, 0, run.tasks - 1)
+    remembers = left.mean >= REMEMBERS_ABOVE
+    headline = "The first task is not forgotten" if remembers else "The first task is forgotten"
+    overlap = (
+        f"After {run.tasks} tasks {percent(left)} % of its accuracy is left ({percent(first)} % right at first, "
+        f"{percent(last)} % in the end)."
+    )
+    ends = (shared(run, run.tasks - 1, where) for where in sharable(run))
+    layered = ", ".join(f"{percent(share)} % in {where}" for share, where in zip(ends, sharable(run), strict=True))
+    text = (
+        f"New tasks are learned to {percent(new(run))} %. The last one shares {layered} of its units with earlier masks, "
+        f"which by then keep {percent(used(run, run.tasks - 1, places(run)[-1]))} % of all units."
+    )
+    return Verdict("nothing forgotten" if remembers else "forgets", headline, overlap, text, None)
+
+
+def table_tasks(run: ContinualRun) -> Grid:
+    """Task by task: how well it is learned, what it shares, what earlier ones still can."""
+    layers = sharable(run)
+    rows = tuple(
+        (
+            str(task),
+            percent(right(run, task, task)),
+            percent(right(run, task, run.tasks - 1)),
+            percent(right(run, 0, task)),
+            *((percent(shared(run, task, where)) if task else "–") for where in layers),
+            percent(used(run, task, places(run)[-1])),
+        )
+        for task in range(run.tasks)
+    )
+    header = (
+        "permutation",
+        "when learned",
+        "in the end",
+        "permutation 0 by then",
+        *(f"shared, {w}" for w in layers),
+        "used",
+    )
+    caption = (
+        f"In %. Accuracy on {run.results[0].tasks[0].examples:,} validation images under a permutation's own mask; of the "
+        "units its mask keeps, those that earlier masks kept; units that any mask so far keeps. Mean ± standard deviation "
+        f"over {len(run.seeds)} seed{'' if len(run.seeds) == 1 else 's'}."
+    )
+    return Grid("Permutation by permutation", caption, header, rows)
+
+
+def forgetting(runs: Sequence[ContinualRun]) -> Chart:
+    """Accuracy on the first task, and on new ones, while others are learned."""
+    first: list[Series] = []
+    fresh: list[Series] = []
+    for run, colour in zip(runs, COLOURS * len(runs), strict=False):
+        x = tuple(float(task) for task in range(run.tasks))
+        for series, values in (
+            (first, [right(run, 0, task) for task in range(run.tasks)]),
+            (fresh, [right(run, task, task) for task in range(run.tasks)]),
+        ):
+            means, stds = tuple(value.mean for value in values), tuple(value.std for value in values)
+            series.append(Series(run.name, "line and points", colour, x, means, stds))
+    bounds = (-0.02, 1.02)
+    panels = (
+        Panel("permutations learned since", "accuracy", tuple(first), "on the first permutation", y_range=bounds),
+        Panel("permutation", "accuracy", tuple(fresh), "on each, when it is learned", y_range=bounds),
+    )
+    return Chart("forgetting", "What is forgotten", "Chance is 10 %. Error bars: over seeds.", panels, 460)
+
+
+def sharing(run: ContinualRun) -> Chart:
+    """What each new task shares with earlier ones, by layer.
+
+    Source: Csordas et al. 2021, permuted MNIST: sharing per layer and task.
+    """
+    x = tuple(float(task) for task in range(1, run.tasks))
+    series: list[Series] = []
+    chance: list[Series] = []
+    for where, colour in zip(sharable(run), COLOURS[1:], strict=False):
+        values = [shared(run, task, where) for task in range(1, run.tasks)]
+        means, stds = tuple(value.mean for value in values), tuple(value.std for value in values)
+        series.append(Series(where, "line and points", colour, x, means, stds))
+        before = tuple(used(run, task - 1, where).mean for task in range(1, run.tasks))
+        chance.append(Series(f"{where}: units used before", "dotted", colour, x, before))
+    caption = (
+        "Of the units that a permutation's mask keeps, those that an earlier one kept. Dotted: the share of units that earlier "
+        "masks keep, which a random mask would share."
+    )
+    panel = Panel("permutation", "share of its units", (*series, *chance), y_range=(-0.02, 1.02))
+    return Chart("sharing", "Sharing with earlier permutations", caption, (panel,), 420)
+
+
+def print_continual(runs: Sequence[ContinualRun], console: Console) -> None:
+    """What each says, and its table."""
+    for run in runs:
+        said = verdict(run)
+        words = Text.assemble((f"{said.finding.upper()}  ", "cyan"), (f"{said.headline}.", "bold"))
+        group = Group(words, Text(f"{said.overlap} {said.ablations}"), Text(""), rich_table(table_tasks(run)))
+        console.print(Frame(group, title=Text(run.name), title_align="left", border_style="cyan"))

@@ -1,0 +1,315 @@
+"""Tasks learned in turn by one network, each with a mask, weights of earlier masks frozen or not; resumable.
+
+Source: Csordas et al. 2021, permuted MNIST; published code. Added: how well earlier tasks still do after each one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from maskscope.analysis.evaluate import evaluate
+from maskscope.analysis.number import Number
+from maskscope.core.apply import masked
+from maskscope.core.files import load_tensors, save_tensors
+from maskscope.core.gates import GumbelSigmoid
+from maskscope.core.layout import Layout, layer, layout
+from maskscope.core.learning.joint import Joint, JointSchedule, JointState, learning_jointly
+from maskscope.core.mask import Count, Mask
+from maskscope.core.objectives import accuracy, cross_entropy
+from maskscope.core.seeded import derive, seeded
+from maskscope.data.mnist import PermutedMNIST
+from maskscope.models.mlp import MLPSettings
+from maskscope.runs.environment import threads_of
+from maskscope.runs.loop import Loop, Note, Report
+from maskscope.runs.store import RunFolder, read_record, write_record, write_text
+from maskscope.runs.study import hashed
+
+Protection = Literal["frozen", "none"]
+
+
+@dataclass(frozen=True)
+class Continual:
+    """Permutations of MNIST learned one after another, weights and mask together.
+
+    Raises:
+        ValueError: A number out of its range.
+
+    Examples:
+        >>> Continual("permuted-mnist", "tiny").plan
+        '11 tasks of 30,000 steps in turn, weights and mask together, with 8 samples'
+    """
+
+    name: str
+    variant: str
+    kind: Literal["continual"] = "continual"
+    data: PermutedMNIST = field(default_factory=PermutedMNIST)
+    network: MLPSettings = field(default_factory=lambda: MLPSettings(hidden=(800, 800, 64), start="xavier"))
+    schedule: JointSchedule = field(default_factory=JointSchedule)
+    gate: GumbelSigmoid = field(default_factory=GumbelSigmoid)
+    batch: int = 128
+    penalty: float = 1e-5
+    """Added to the mean loss per unit of summed logit. Source: the paper's 1.28e-3 over its batch of 128."""
+    new: float = 2.0
+    """Initial logit of units that no earlier mask keeps."""
+    used: float = 2.0
+    """Initial logit of units that an earlier mask keeps."""
+    protection: Protection = "frozen"
+    """frozen: weights that an earlier mask keeps stay as they are, all others begin anew with each task, as published.
+    none: every weight goes on learning from where it is."""
+    own_first_layer: bool = True
+    """Every task has a first layer of its own, as published; here it is also kept for later tests."""
+    title: str = ""
+    """For reports."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.batch < self.schedule.samples or not self.penalty >= 0:
+            raise ValueError(f"a batch must have an example for each sample, a penalty not be negative; got {self}")
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits over everything that changes numbers."""
+        values = TypeAdapter(Continual).dump_python(self, mode="json")
+        return hashed({name: value for name, value in values.items() if name != "title"})
+
+    @property
+    def plan(self) -> str:
+        """What is to be done, in words."""
+        steps, samples = self.schedule.steps, self.schedule.samples
+        return f"{self.data.permutations} tasks of {steps:,} steps in turn, weights and mask together, with {samples} samples"
+
+    @property
+    def first_layer(self) -> tuple[str, ...]:
+        """Its parameters."""
+        return ("layers.0.weight", "layers.0.bias")
+
+    def layout(self) -> Layout:
+        """Every parameter, biases too. Source: published code."""
+        with torch.device("meta"):
+            return layout(self.network.build(self.data.inputs, self.data.outputs), ["*"])
+
+
+@dataclass(frozen=True)
+class TaskResults:
+    """One task, right after it was learned."""
+
+    task: int
+    seconds: float
+    loss: Number
+    """Of its last batch."""
+    kept: tuple[Count, ...]
+    """Of its mask, per tensor."""
+    shared: tuple[tuple[str, Number], ...]
+    """Per layer: of the units its mask keeps, those that an earlier mask kept and that were frozen or so counted."""
+    used: tuple[tuple[str, float], ...]
+    """Per layer: share of all units that this or an earlier mask keeps."""
+    accuracies: tuple[float, ...]
+    """On every task so far, this one last, each under its own mask (and first layer)."""
+    examples: int
+    """Validation examples each."""
+
+
+@dataclass(frozen=True)
+class ContinualResults:
+    """Everything measured with one seed."""
+
+    digest: str
+    seed: int
+    tasks: tuple[TaskResults, ...]
+
+    def retained(self, task: int = 0) -> float:
+        """What is left, after all tasks, of a task's accuracy when it was learned."""
+        return self.tasks[-1].accuracies[task] / max(self.tasks[task].accuracies[task], 1e-9)
+
+
+def union(masks: Sequence[Mask], over: Layout, without: Sequence[str] = ()) -> Mask:
+    """What any of some masks keeps, some parameters left out.
+
+    Examples:
+        >>> over = layout(nn.Linear(2, 3))
+        >>> union([Mask.full(over)], over, ["weight"]).kept_units
+        0
+    """
+    kept = torch.zeros(over.units, dtype=torch.bool)
+    for mask in masks:
+        kept |= mask.kept
+    return Mask.of(over, kept & ~over.covering(without))
+
+
+@dataclass(frozen=True)
+class ContinualRunner:
+    """Runs one seed in its folder: task after task, skipping what is done, resuming what is begun.
+
+    Raises (from ``run``):
+        InUse: Another process owns the folder.
+        Paused: Ctrl-C; run again to go on.
+        OSError: The folder cannot be written to.
+    """
+
+    experiment: Continual
+    seed: int
+    folder: RunFolder
+    report: Report
+    threads: int = 1
+    checkpoint_seconds: float = 15.0
+    tell_seconds: float = 0.1
+
+    def run(self) -> ContinualResults:
+        """Do what is not done yet, and return the results."""
+        experiment = self.experiment
+        with self.folder.owned(), threads_of(self.folder, self.threads):
+            config = self.folder.path / "config.json"
+            if not config.exists():
+                write_text(config, TypeAdapter(Continual).dump_json(experiment, indent=1).decode() + "\n")
+            model, over, masks = self._built(), experiment.layout(), list[Mask]()
+            tasks = list[TaskResults]()
+            for task in range(experiment.data.permutations):
+                if not self._done(task):
+                    self._learn(task, model, over, masks)
+                model.load_state_dict(load_tensors(self._weights(task)).tensors)
+                masks.append(Mask.load(self._mask(task)))
+                tasks.append(read_record(self._record(task), TaskResults))
+            results = ContinualResults(experiment.digest, self.seed, tuple(tasks))
+            write_record(self.folder.results, results)
+            return results
+
+    def _weights(self, task: int) -> Path:
+        """The network after a task."""
+        return self.folder.path / "tasks" / f"{task}.safetensors"
+
+    def _record(self, task: int) -> Path:
+        return self.folder.path / "tasks" / f"{task}.json"
+
+    def _mask(self, task: int) -> Path:
+        return self.folder.mask(f"permutation {task}", 0)
+
+    def _done(self, task: int) -> bool:
+        return all(path.exists() for path in (self._weights(task), self._record(task), self._mask(task)))
+
+    def _built(self) -> nn.Module:
+        return self._fresh("network")
+
+    def _fresh(self, *purpose: str | int) -> nn.Module:
+        with seeded(derive(self.seed, *purpose)):
+            return self.experiment.network.build(self.experiment.data.inputs, self.experiment.data.outputs)
+
+    def _learn(self, task: int, model: nn.Module, over: Layout, masks: Sequence[Mask]) -> None:
+        """Learn a task, the network being as the task before left it."""
+        experiment, frozen = self.experiment, experiment_frozen(self.experiment, masks, over)
+        seen = union(masks, over, experiment.first_layer if experiment.own_first_layer else ())
+        if task and experiment.protection == "frozen":
+            _begin_anew(model, self._fresh("network", task), frozen)
+        if task and experiment.own_first_layer:
+            _begin_anew(model, self._fresh("first layer", task), _outside(over, experiment.first_layer))
+        logits = torch.where(seen.kept, experiment.used, experiment.new)
+        joint = Joint(model, over, logits, frozen, experiment.schedule.learning_rate)
+        loop = self._loop(f"permutation {task}")
+        before = loop.resume(joint.restore)
+        states = learning_jointly(
+            joint,
+            experiment.data.batches("train", experiment.batch, derive(self.seed, "batches", task), task),
+            cross_entropy,
+            gate=experiment.gate,
+            schedule=experiment.schedule,
+            penalty=experiment.penalty,
+            seed=derive(self.seed, "mask", task),
+        )
+        seconds = loop.run(states, joint.state, _reading, before)
+        mask = joint.mask(experiment.gate)
+        mask.save(self._mask(task))
+        save_tensors(self._weights(task), model.state_dict(), {"experiment": experiment.digest, "task": task})
+        readings = loop.readings()
+        record = TaskResults(
+            task,
+            seconds,
+            float(readings[-1]["loss"]) if readings else float("nan"),
+            mask.counts(),
+            tuple((where, _share(mask, seen, names)) for where, names in layers(over).items()),
+            tuple((where, _used([*masks, mask], over, names)) for where, names in layers(over).items()),
+            tuple(self._accuracies(model, [*masks, mask])),
+            sum(len(batch[1]) for batch in experiment.data.tests("valid", task)),
+        )
+        write_record(self._record(task), record)
+        told = f"{mask.kept_units:,} units kept, {record.accuracies[-1]:.1%} right, the first task {record.accuracies[0]:.1%}"
+        loop.finish(experiment.schedule.steps, f"{told}, in {seconds:.0f} s")
+
+    def _accuracies(self, model: nn.Module, masks: Sequence[Mask]) -> Iterator[float]:
+        """On every task so far, with the network as it is now."""
+        now = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        for task, mask in enumerate(masks):
+            if self.experiment.own_first_layer:
+                then = load_tensors(self._weights(task)).tensors
+                model.load_state_dict(now | {name: then[name] for name in self.experiment.first_layer})
+            yield evaluate(masked(model, mask), self.experiment.data.tests("valid", task), accuracy).value
+        model.load_state_dict(now)
+
+    def _loop(self, phase: str) -> Loop:
+        task = f"{self.experiment.variant} seed {self.seed}"
+        return Loop(self.folder, task, phase, self.report, self.checkpoint_seconds, self.tell_seconds)
+
+
+def experiment_frozen(experiment: Continual, masks: Sequence[Mask], over: Layout) -> Mask:
+    """The units whose weights may not change any more."""
+    if experiment.protection == "none":
+        return Mask.empty(over)
+    return union(masks, over, experiment.first_layer if experiment.own_first_layer else ())
+
+
+def layers(over: Layout) -> dict[str, tuple[str, ...]]:
+    """Parameters by layer, and all of them."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in over.names:
+        found[layer(name)] = (*found.get(layer(name), ()), name)
+    return {**found, "all layers": over.names}
+
+
+def _begin_anew(model: nn.Module, fresh: nn.Module, except_: Mask) -> None:
+    """Take weights from a fresh network, but for some."""
+    new = dict(fresh.named_parameters())
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(torch.where(except_.parameter(name), weight, new[name]))
+
+
+def _outside(over: Layout, names: Sequence[str]) -> Mask:
+    return Mask.of(over, ~over.covering(names))
+
+
+def _share(mask: Mask, seen: Mask, names: Sequence[str]) -> float:
+    here = mask.layout.covering(names)
+    kept = mask.kept & here
+    count = int(kept.sum())
+    return int((kept & seen.kept).sum()) / count if count else float("nan")
+
+
+def _used(masks: Sequence[Mask], over: Layout, names: Sequence[str]) -> float:
+    here = over.covering(names)
+    return int((union(masks, over).kept & here).sum()) / int(here.sum())
+
+
+def _reading(state: JointState) -> Note:
+    kept: Tensor = state.joint.logits > 0
+    return {"step": state.step, "loss": float(state.loss), "kept": int(kept.sum())}
+
+
+def is_continual(config: str) -> bool:
+    """Whether a configuration is of this kind of run, not of an ``Experiment``."""
+    values = json.loads(config)
+    return isinstance(values, dict) and values.get("kind") == "continual"
+
+
+def continual_from_json(text: str) -> Continual:
+    """A configuration back from JSON.
+
+    Raises:
+        pydantic.ValidationError: With the path of every wrong field.
+    """
+    return TypeAdapter(Continual).validate_json(text)
