@@ -4,6 +4,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import pictures
+from maskscope.data.cifar10 import ClassPairs, ClassRemoval
+from maskscope.data.mnist import PermutedMNIST
+from maskscope.data.scan import Scan
+from maskscope.locate import SETTING
+
+SHORT = 40
+"""Test examples of each kind in a tiny run: whole splits take minutes under ten masks."""
+
 settings.register_profile(
     "maskscope", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50
 )
@@ -17,3 +26,31 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory):
+    """The real MNIST and CIFAR-10 where they are, else small files of random images in the same formats."""
+    if pictures.REAL.is_dir():
+        return pictures.REAL
+    root = tmp_path_factory.mktemp("data")
+    pictures.write_mnist(root, train=400, test=50)
+    pictures.write_cifar(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def _tiny_data(data_folder):
+    """Experiments find it, and test on the first few examples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SETTING, str(data_folder))
+        for kind in (Scan, ClassRemoval, ClassPairs, PermutedMNIST):
+            patch.setattr(kind, "tests", _first_of(kind.tests))
+        yield
+
+
+def _first_of(whole):
+    def tests(self, *args, **kwargs):
+        return whole(self, *args, **{**kwargs, "size": SHORT})[:1]
+
+    return tests

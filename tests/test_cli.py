@@ -14,8 +14,7 @@ from rich.console import Console
 import maskscope.cli
 import tiny
 from maskscope.runs.jobs import Job, JobFailed, run_jobs
-from maskscope.runs.store import folder_of
-from maskscope.runs.store import RunFolder
+from maskscope.runs.store import RunFolder, folder_of
 
 
 @pytest.fixture

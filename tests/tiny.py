@@ -1,14 +1,21 @@
-"""A double addition that takes seconds."""
+"""Every experiment in a size that takes seconds."""
 
 from dataclasses import replace
 
 from maskscope.core.learning.schedules import Schedule
 from maskscope.data.add_mul import AddMul
+from maskscope.data.cifar10 import ClassPairs, ClassRemoval
 from maskscope.data.double_addition import DoubleAddition
+from maskscope.data.mathematics import Mathematics
+from maskscope.data.scan import Scan
+from maskscope.models.cnn import CNNSettings
+from maskscope.models.encoder_decoder import EncoderDecoderSettings
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings
+from maskscope.models.resnet import PretrainedResNetSettings
+from maskscope.models.transformer import TransformerSettings
 from maskscope.models.twin import CopySecondHalf
-from maskscope.runs.study import Experiment, Masking, Training
+from maskscope.runs.study import SGD, Adam, Experiment, Masking, Training
 
 _MASKING = Masking(schedule=Schedule(steps=40, samples=2, settled=None), penalty=1e-5, batch=32)
 
@@ -62,3 +69,60 @@ ADD_MUL_LSTM = Experiment(
     halves=(("lstm.weight_ih_l0",), ("output.weight",)),
 )
 EVERY = (FNN, LSTM, FORCED, SAME_IO, COPIED, ADD_MUL, ADD_MUL_LSTM)
+
+_FEW_STEPS = Masking(schedule=Schedule(steps=12, samples=2, init=0.05, settled=None), penalty=1e-6, batch=16, repeats=1)
+_EVERYTHING = replace(_FEW_STEPS, select=("*",))
+
+SCAN_LSTM = Experiment(
+    "scan",
+    "lstm",
+    Scan(masked=("jump", "turn left"), forcing=0.5),
+    EncoderDecoderSettings(hidden=8, layers=1, embedding=4),
+    Training(steps=10, batch=16, clip=5.0),
+    _FEW_STEPS,
+)
+SCAN_TRANSFORMER = replace(
+    SCAN_LSTM,
+    variant="transformer",
+    data=Scan(masked=("jump", "turn left")),
+    network=TransformerSettings(width=8, heads=2, encoder=1, decoder=1, feedforward=8),
+)
+SCAN_BASELINE = replace(
+    SCAN_TRANSFORMER,
+    name="scan-baseline",
+    variant="transformer-jump",
+    data=Scan(learned="jump", masked=()),
+    masking=None,
+)
+CIFAR10 = Experiment(
+    "cifar10",
+    "cnn",
+    ClassRemoval(augmented=True),
+    CNNSettings(),
+    Training(steps=6, batch=16, learning_rate=0.01, clip=None, optimizer=SGD(), warmup=2, milestones=(4,)),
+    replace(_EVERYTHING, schedule=replace(_EVERYTHING.schedule, steps=3), from_control=("out_layer.*",)),
+)
+PAIRS = Experiment(
+    "cifar10-pairs",
+    "cnn",
+    ClassPairs(count=2),
+    CNNSettings(dropout=False),
+    Training(steps=6, batch=16),
+    replace(_EVERYTHING, schedule=replace(_EVERYTHING.schedule, steps=3), repeats=2),
+)
+PRETRAINED = Experiment(
+    "cifar10",
+    "resnet-20",
+    ClassRemoval(validation="test", scaling="imagenet"),
+    PretrainedResNetSettings(depth=20),
+    Training(steps=0),
+    replace(_EVERYTHING, schedule=replace(_EVERYTHING.schedule, steps=1, init=0.005), from_control=("linear.*",)),
+)
+MATHEMATICS = Experiment(
+    "mathematics",
+    "add-or-sub",
+    Mathematics("arithmetic__add_or_sub", train=60, valid=10),
+    TransformerSettings(width=8, heads=2, encoder=1, decoder=1, feedforward=8, tied=True),
+    Training(steps=6, batch=16, learning_rate=1e-3, optimizer=Adam(betas=(0.9, 0.995), epsilon=1e-9)),
+    _FEW_STEPS,
+)

@@ -24,8 +24,8 @@ from maskscope.report.page import write_page
 from maskscope.report.paper import write_figures
 from maskscope.report.tables import print_runs, table_one, table_outcomes, table_overlap, table_shares
 from maskscope.runs.pipeline import Runner
-from maskscope.runs.store import folder_of
 from maskscope.runs.results import ALL, Accuracy, MaskName
+from maskscope.runs.store import folder_of
 from maskscope.runs.verdict import accuracy, verdict
 
 

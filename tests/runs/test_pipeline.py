@@ -19,9 +19,8 @@ from maskscope.core.mask import Mask
 from maskscope.models.twin import CopySecondHalf
 from maskscope.runs.loop import Paused, Tick
 from maskscope.runs.pipeline import Runner
-from maskscope.runs.store import folder_of
 from maskscope.runs.results import HIDDEN, MaskRecord, SeedResults
-from maskscope.runs.store import InUse, RunFolder, read_record, segment
+from maskscope.runs.store import InUse, RunFolder, folder_of, read_record, segment
 from maskscope.runs.study import Experiment, from_json, to_json
 from maskscope.runs.train import DivergedError
 

@@ -50,8 +50,13 @@ def replacing(path: Path) -> Generator[Path]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON header, with a checksum over both."""
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Write tensors and a JSON header, with a checksum over both. Tied tensors are written once for each name."""
+    whole: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu().contiguous()
+        whole[name] = here.clone() if here.data_ptr() in seen else here
+        seen.add(here.data_ptr())
     text = json.dumps(header, sort_keys=True)
     # One entry: safetensors writes several in any order, and equal contents should be equal files.
     entry = json.dumps({"header": text, "checksum": _checksum(text, whole)}, sort_keys=True)

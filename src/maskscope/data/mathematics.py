@@ -153,6 +153,11 @@ class Mathematics:
         """The levels that have held-out questions."""
         return levels_of(self.task)
 
+    def held_out(self, subtask: str) -> str:
+        """What a mask of the easy level is tested on in the end."""
+        self.levels(subtask)
+        return "hard"
+
     def levels(self, subtask: str) -> tuple[Level, ...]:
         """The levels of a subtask; every level that is tested counts as one.
 

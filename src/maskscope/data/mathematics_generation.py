@@ -41,7 +41,7 @@ LONGEST_QUESTION, LONGEST_ANSWER = 160, 30
 DRAWS_PER_QUESTION = 50
 """A level that asks for more draws than this gives fewer questions than wanted.
 
-Only ``extrapolate`` of sorting does: 997 of 1,000 of its answers are too long.
+Only ``extrapolate`` of sorting does: 995 of 1,000 of its answers are too long.
 """
 
 _EXTRAPOLATED = {"arithmetic__add_or_sub": "add_or_sub_big", "comparison__sort": "sort_more"}

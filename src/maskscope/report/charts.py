@@ -12,7 +12,7 @@ from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.core.layout import layer
 from maskscope.report.load import Run, SeedRun
 from maskscope.runs.removal import drops
-from maskscope.runs.results import ALL, HIDDEN, HISTOGRAM_BINS
+from maskscope.runs.results import ALL, FEW, HIDDEN, HISTOGRAM_BINS
 from maskscope.runs.verdict import Verdict, accuracy, reuse_in, sharing
 
 # Okabe and Ito's palette, safe for colour-blind readers; in this order it also differs in lightness.
@@ -20,7 +20,7 @@ BLUE, ORANGE, GREEN, PINK, BLACK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79
 COLOURS = (BLACK, BLUE, ORANGE, GREEN, PINK)
 
 MANY = 16
-"""Cells of a table from which a picture says more; tensors from which layers are shown instead."""
+"""Tensors above which layers are shown instead."""
 
 Style = Literal["line", "dotted", "steps", "points", "diamonds", "ticks across", "ticks up", "bars", "line and points"]
 Axis = Literal["linear", "log", "names"]
@@ -180,7 +180,7 @@ def overlap_per_tensor(run: Run) -> Chart | None:
 def accuracies(run: Run) -> Chart | None:
     """Accuracy of the network and under each mask, on everything tested; None where there is little to see."""
     data = run.experiment.data
-    if run.experiment.masking is None or len(run.experiment.subtasks) * len(data.tested) < MANY:
+    if run.experiment.masking is None or len(data.tested) <= FEW:
         return None
     rows = [("network", "full network", None)]
     rows += [(f"mask of {subtask}", "mask", subtask) for subtask in run.experiment.subtasks]
@@ -200,7 +200,7 @@ def confusions(run: Run) -> Chart | None:
     """
     found = sorted(drops(run.experiment, run.results), key=lambda drop: -drop.relative.mean)
     outcomes = tuple(dict.fromkeys(item.outcome for result in run.results for item in result.outcomes))
-    if not found or len(outcomes) < MANY // 2:
+    if not found or len(outcomes) <= FEW:
         return None
     panels: list[Heat] = []
     for drop in (found[0], found[-1]):

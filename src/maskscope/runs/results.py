@@ -136,7 +136,7 @@ class Share:
     name: MaskName
     where: str
     shared: Number
-    """Share of its units that another subtask's mask also keeps."""
+    """Share of its units that another subtask's mask also keeps; NaN where there is no other."""
     remaining: Number
     """Share of the control mask's units that it keeps."""
 
@@ -275,7 +275,9 @@ def _shares(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[
     for repeat in range(experiment.masking.repeats):
         names = [MaskName(subtask, repeat) for subtask in experiment.data.subtasks]
         for where, parameters in places(experiment, control.layout).items():
-            for name, share in zip(names, shared([masks[name] for name in names], parameters), strict=True):
+            alone = len(names) < 2
+            shares = (math.nan,) if alone else shared([masks[name] for name in names], parameters)
+            for name, share in zip(names, shares, strict=True):
                 yield Share(name, where, share, remaining(masks[name], control, parameters))
 
 

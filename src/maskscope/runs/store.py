@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
@@ -153,6 +153,7 @@ class RunFolder:
                 file.truncate(size)
 
 
+@runtime_checkable
 class Variant(Protocol):
     """A configuration that has a folder."""
 

@@ -211,7 +211,7 @@ def _backward(joint: Joint, objective: Objective, part: Part, gates: Tensor, sum
         for name, weight in joint.weights.items()
     }
     loss = objective(lambda *args, **kwargs: call_with(joint.model, leaves, *args, **kwargs), part.batch) * part.share
-    found: tuple[Tensor | None, ...] = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    found = cast("tuple[Tensor | None, ...]", torch.autograd.grad(loss, list(leaves.values()), allow_unused=True))
     for name, gradient in zip(leaves, found, strict=True):
         if gradient is None:
             continue

@@ -1,0 +1,143 @@
+"""Tasks in turn: frozen weights keep earlier tasks exactly; killed and resumed runs end the same; reports of them."""
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from maskscope.core.files import load_tensors
+from maskscope.core.learning.joint import JointSchedule
+from maskscope.core.mask import Mask
+from maskscope.data.mnist import PermutedMNIST
+from maskscope.models.mlp import MLPSettings
+from maskscope.report.collect import collect
+from maskscope.report.continual import print_continual, retained, verdict
+from maskscope.report.html import write_report
+from maskscope.report.load import find
+from maskscope.report.paper import write_figures
+from maskscope.runs.continual import Continual, ContinualRunner
+from maskscope.runs.loop import Paused
+from maskscope.runs.store import folder_of
+
+TINY = Continual(
+    "permuted-mnist",
+    "tiny",
+    data=PermutedMNIST(permutations=3, train=2000),
+    network=MLPSettings(hidden=(16, 8), start="xavier"),
+    schedule=JointSchedule(steps=40, samples=2),
+    batch=32,
+    penalty=1e-3,
+    new=0.3,
+    used=0.3,
+)
+VARIANTS = [
+    replace(TINY, variant=f"{protection}-{own}", protection=protection, own_first_layer=own)
+    for protection in ("frozen", "none")
+    for own in (True, False)
+]
+
+
+def run(root, experiment, report=lambda tick: None):
+    folder = folder_of(root, experiment, 0)
+    return ContinualRunner(experiment, 0, folder, report, checkpoint_seconds=0.02).run()
+
+
+pytestmark = pytest.mark.usefixtures("_tiny_data")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, _tiny_data):
+    return tmp_path_factory.mktemp("continual")
+
+
+@pytest.mark.parametrize("experiment", VARIANTS, ids=lambda experiment: experiment.variant)
+def test_what_is_frozen_is_never_forgotten(experiment, tmp_path):
+    results = run(tmp_path, experiment)
+    learned = [task.accuracies[-1] for task in results.tasks]
+    if experiment.protection == "frozen":
+        for task in results.tasks:
+            assert task.accuracies == tuple(learned[: task.task + 1])
+        assert results.retained() == 1.0
+    else:
+        assert results.tasks[-1].accuracies[:-1] != tuple(learned[:-1])
+
+
+def test_frozen_weights_are_those_of_earlier_masks_and_others_begin_anew(tmp_path):
+    run(tmp_path, TINY)
+    folder = folder_of(tmp_path, TINY, 0)
+    weights = [load_tensors(folder.path / "tasks" / f"{task}.safetensors").tensors for task in range(3)]
+    masks = [Mask.load(folder.mask(f"permutation {task}", 0)) for task in range(3)]
+    name = "layers.1.weight"
+    kept = masks[0].parameter(name)
+    assert bool(kept.any())
+    assert not bool(kept.all())
+    assert torch.equal(weights[0][name][kept], weights[1][name][kept])
+    assert not torch.equal(weights[0][name][~kept], weights[1][name][~kept])
+    assert not torch.equal(weights[0]["layers.0.weight"][kept.any(0)], weights[1]["layers.0.weight"][kept.any(0)])
+
+
+def test_sharing_is_counted_over_the_layers_that_can_be_shared(tmp_path):
+    results = run(tmp_path, TINY)
+    folder = folder_of(tmp_path, TINY, 0)
+    first, second = (Mask.load(folder.mask(f"permutation {task}", 0)) for task in range(2))
+    shares = dict(results.tasks[1].shared)
+    assert shares["layers.0"] == 0.0
+    names = ("layers.1.weight", "layers.1.bias")
+    both = sum(int((first.parameter(n) & second.parameter(n)).sum()) for n in names)
+    assert shares["layers.1"] == both / sum(int(second.parameter(n).sum()) for n in names)
+
+
+def test_a_stopped_run_ends_the_same(tmp_path):
+    whole = run(tmp_path / "whole", TINY)
+    stops = 0
+
+    class Stop(KeyboardInterrupt):
+        pass
+
+    def stopping(tick):
+        nonlocal stops
+        if tick.step == 20 and not tick.done and stops < 2:
+            stops += 1
+            raise Stop
+
+    while True:
+        try:
+            folder = folder_of(tmp_path / "parts", TINY, 0)
+            results = ContinualRunner(TINY, 0, folder, stopping, checkpoint_seconds=0.0, tell_seconds=0.0).run()
+            break
+        except (Stop, Paused):
+            continue
+    assert stops == 2
+    strip = [replace(task, seconds=0.0) for task in whole.tasks]
+    assert [replace(task, seconds=0.0) for task in results.tasks] == strip
+
+
+def test_reports_have_it(root, tmp_path):
+    for experiment in VARIANTS[:2]:
+        run(root, experiment)
+    found = find(root)
+    assert not found.runs
+    assert len(found.continual) == 2
+    assert verdict(found.continual[0]).finding == "nothing forgotten"
+    assert retained(found.continual[0]).mean == 1.0
+    page = write_report(found, tmp_path / "report.html", "in turn").read_text(encoding="utf-8")
+    assert "Permutation by permutation" in page
+    assert "What is forgotten" in page
+    assert write_figures(found, tmp_path / "figures")
+    console = Console(file=io.StringIO(), width=100)
+    print_continual(found.continual, console)
+    assert "NOTHING FORGOTTEN" in console.file.getvalue()
+    collect(found, tmp_path / "small")
+    assert find(tmp_path / "small").continual[0].results == found.continual[0].results
+
+
+def test_damaged_results_are_left_out_with_the_reason(root, tmp_path):
+    run(tmp_path, TINY)
+    path = folder_of(tmp_path, TINY, 0).results
+    path.write_text(json.dumps({"digest": 3}), encoding="utf-8")
+    found = find(tmp_path)
+    assert found.is_empty
+    assert "does not hold what it should" in found.unfinished[0]
