@@ -101,6 +101,7 @@ CIFAR10 = Experiment(
     CNNSettings(),
     Training(steps=6, batch=16, learning_rate=0.01, clip=None, optimizer=SGD(), warmup=2, milestones=(4,)),
     replace(_EVERYTHING, schedule=replace(_EVERYTHING.schedule, steps=3), from_control=("out_layer.*",)),
+    gradients=(("out_layer.*",), ("features.10.*",)),
 )
 PAIRS = Experiment(
     "cifar10-pairs",

@@ -12,6 +12,7 @@ import numpy as np
 
 from maskscope.core.learning.schedules import FAST, PUBLISHED
 from maskscope.data.add_mul import AddMul
+from maskscope.experiments.halves import random_halves
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings
 from maskscope.runs.study import Experiment, Masking, Training
@@ -33,11 +34,8 @@ def _fnn(hidden: tuple[int, ...], variant: str, title: str) -> Experiment:
 
 
 def _halves(settings: LSTMSettings) -> tuple[tuple[str, ...], ...]:
-    """Up to five random halves of an LSTM's tensors, one half and not the other. Source: published code."""
     layers = range(settings.layers)
-    names = [*(f"lstm.weight_{part}_l{i}" for i in layers for part in ("ih", "hh")), "output.weight"]
-    random = np.random.RandomState(0)
-    return tuple(tuple(sorted(random.choice(names, len(names) // 2, replace=False).tolist())) for _ in range(5))
+    return random_halves([*(f"lstm.weight_{part}_l{i}" for i in layers for part in ("ih", "hh")), "output.weight"])
 
 
 FNN_SMALL = _fnn((400, 400, 200), "fnn-small", "FNN 400-400-200")

@@ -27,6 +27,9 @@ CNN = Experiment(
     masking=Masking(
         schedule=_CNN_SCHEDULE, penalty=3e-4 / 128, select=("*",), repeats=1, from_control=("out_layer.*",)
     ),
+    gradients=tuple(
+        (f"{layer}.*",) for layer in ("out_layer", "features.10", "features.6", "features.3", "features.0")
+    ),
 )
 CNN_PLAIN = replace(CNN, variant="cnn-no-dropout", title="CNN without dropout", network=CNNSettings(dropout=False))
 RESNET_110 = Experiment(

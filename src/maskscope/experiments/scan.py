@@ -9,12 +9,15 @@ from dataclasses import replace
 
 from maskscope.core.learning.schedules import FAST, PUBLISHED
 from maskscope.data.scan import SPLITS, Scan, SplitName
+from maskscope.experiments.halves import random_halves
 from maskscope.models.encoder_decoder import EncoderDecoderSettings
 from maskscope.models.transformer import TransformerSettings
 from maskscope.runs.study import Experiment, Masking, Training
 
 _BATCH = 256
 _TRAINING = Training(steps=25_000, batch=_BATCH, clip=5.0)
+
+_TENSORS = [f"{side}.weight_{part}_l{i}" for side in ("encoder", "decoder") for i in range(2) for part in ("ih", "hh")]
 
 LSTM = Experiment(
     name="scan",
@@ -24,6 +27,7 @@ LSTM = Experiment(
     network=EncoderDecoderSettings(),
     training=_TRAINING,
     masking=Masking(penalty=3e-5 / _BATCH, batch=_BATCH, repeats=1),
+    halves=random_halves([*_TENSORS, "output.weight"]),
 )
 TRANSFORMER = Experiment(
     name="scan",

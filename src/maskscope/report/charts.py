@@ -1,87 +1,21 @@
-"""The figures of a report as values: what is drawn, without how; the page and the paper render the same."""
+"""The figures of a report: overlap, sharing, sizes, learning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from maskscope.analysis.modularity import Estimate, estimate
+from maskscope.analysis.modularity import estimate
 from maskscope.core.layout import layer
+from maskscope.report import lost_charts
+from maskscope.report.chart import BLACK, BLUE, COLOURS, ORANGE, Chart, Panel, Series, Style, means, stds
 from maskscope.report.load import Run, SeedRun
-from maskscope.runs.removal import drops
-from maskscope.runs.results import ALL, FEW, HIDDEN, HISTOGRAM_BINS
+from maskscope.runs.results import ALL, HIDDEN, HISTOGRAM_BINS
 from maskscope.runs.verdict import Verdict, accuracy, reuse_in, sharing
-
-# Okabe and Ito's palette, safe for colour-blind readers; in this order it also differs in lightness.
-BLUE, ORANGE, GREEN, PINK, BLACK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#222222", "#EDEDED"
-COLOURS = (BLACK, BLUE, ORANGE, GREEN, PINK)
 
 MANY = 16
 """Tensors above which layers are shown instead."""
-
-Style = Literal["line", "dotted", "steps", "points", "diamonds", "ticks across", "ticks up", "bars", "line and points"]
-Axis = Literal["linear", "log", "names"]
-
-
-@dataclass(frozen=True)
-class Series:
-    """One name in the legend."""
-
-    name: str
-    style: Style
-    colour: str
-    x: tuple[float | str, ...]
-    y: tuple[float | str, ...]
-    spread: tuple[float, ...] = ()
-    """Standard deviations of y, NaN where there is none; empty: none at all."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One pair of axes."""
-
-    x: str
-    y: str
-    series: tuple[Series, ...]
-    title: str = ""
-    x_axis: Axis = "linear"
-    y_axis: Axis = "linear"
-    x_range: tuple[float, float] | None = None
-    y_range: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Heat:
-    """A table as coloured cells, its first row on top, with the number in each cell."""
-
-    x: str
-    y: str
-    columns: tuple[str, ...]
-    rows: tuple[str, ...]
-    values: tuple[tuple[float, ...], ...]
-    """Row by row; NaN stays blank."""
-    low: float
-    high: float
-    """Values of the first and the last colour."""
-    title: str = ""
-    both_ways: bool = False
-    """Two colours, white at zero."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure with its words."""
-
-    name: str
-    """As a file name."""
-    title: str
-    caption: str
-    panels: tuple[Panel | Heat, ...]
-    height: int = 380
-    """In pixels, on a page."""
 
 
 def position(named: Sequence[tuple[str, Verdict]]) -> Chart | None:
@@ -138,7 +72,7 @@ def across(runs: Sequence[Run]) -> Chart | None:
         accuracies = [accuracy(run.results, "mask", subtask, subtask) for _, run in ordered]
         shares = [sharing(run.results, subtask, ALL) for _, run in ordered]
         for series, values in ((own, accuracies), (shared, shares)):
-            series.append(Series(subtask, "line and points", colour, x, _means(values), _stds(values)))
+            series.append(Series(subtask, "line and points", colour, x, means(values), stds(values)))
     bounds = (-0.02, 1.02)
     return Chart(
         "across",
@@ -165,8 +99,8 @@ def overlap_per_tensor(run: Run) -> Chart | None:
     for title, placed in (("IoU", [item.iou for item in found]), ("IoMin", [item.iomin for item in found])):
         between, ceiling = [item.between for item in placed], [item.ceiling for item in placed]
         series = (
-            Series(named, "points", BLUE, tensors, _means(between), _stds(between)),
-            Series("ceiling: same subtask again", "ticks across", BLACK, tensors, _means(ceiling), _stds(ceiling)),
+            Series(named, "points", BLUE, tensors, means(between), stds(between)),
+            Series("ceiling: same subtask again", "ticks across", BLACK, tensors, means(ceiling), stds(ceiling)),
             Series("chance", "ticks across", ORANGE, tensors, tuple(item.chance for item in placed)),
         )
         panels.append(Panel("tensor", "overlap, in units", series, title, x_axis="names", y_range=(-0.03, 1.03)))
@@ -175,92 +109,6 @@ def overlap_per_tensor(run: Run) -> Chart | None:
         "again (ceiling). Error bars: standard deviation over pairs of masks."
     )
     return Chart("overlap-per-tensor", "Overlap per tensor", caption, tuple(panels), 430)
-
-
-def accuracies(run: Run) -> Chart | None:
-    """Accuracy of the network and under each mask, on everything tested; None where there is little to see."""
-    data = run.experiment.data
-    if run.experiment.masking is None or len(data.tested) <= FEW:
-        return None
-    rows = [("network", "full network", None)]
-    rows += [(f"mask of {subtask}", "mask", subtask) for subtask in run.experiment.subtasks]
-    values = tuple(
-        tuple(100 * accuracy(run.results, network, tested, mask).mean for tested in data.tested)
-        for _, network, mask in rows
-    )
-    heat = Heat("tested on", "", data.tested, tuple(name for name, _, _ in rows), values, 0.0, 100.0)
-    caption = "In %, mean over masks and network seeds."
-    return Chart("accuracies", "Accuracy under each mask", caption, (heat,), 150 + 34 * len(rows))
-
-
-def confusions(run: Run) -> Chart | None:
-    """What outputs become when something was left out, against the control mask, for the most and the least affected.
-
-    Source: Csordas et al. 2021, CIFAR-10: differences of confusion matrices.
-    """
-    found = sorted(drops(run.experiment, run.results), key=lambda drop: -drop.relative.mean)
-    outcomes = tuple(dict.fromkeys(item.outcome for result in run.results for item in result.outcomes))
-    if not found or len(outcomes) <= FEW:
-        return None
-    panels: list[Heat] = []
-    for drop in (found[0], found[-1]):
-        before, after = (_confusion(run, mask, outcomes) for mask in (run.experiment.data.full, drop.subtask))
-        values = tuple(tuple(a - b for a, b in zip(x, y, strict=True)) for x, y in zip(after, before, strict=True))
-        title = f"{drop.subtask}, less control"
-        panels.append(
-            Heat(
-                "taken for", "class", outcomes, run.experiment.data.tested, values, -100.0, 100.0, title, both_ways=True
-            )
-        )
-    caption = (
-        "Differences of confusion matrices in points of percent, mask less control mask: images of a class (rows) that are "
-        "taken for each class (columns). Left: the class that is lost most; right: least."
-    )
-    return Chart("confusions", "What images are taken for instead", caption, tuple(panels), 560)
-
-
-def _confusion(run: Run, mask: str, outcomes: Sequence[str]) -> list[list[float]]:
-    items = [
-        item
-        for result in run.results
-        for item in result.outcomes
-        if item.network == "mask" and item.mask is not None and item.mask.subtask == mask
-    ]
-    return [
-        [
-            100 * estimate(item.value for item in items if (item.subtask, item.outcome) == (tested, outcome)).mean
-            for outcome in outcomes
-        ]
-        for tested in run.experiment.data.tested
-    ]
-
-
-def removed(run: Run) -> Chart | None:
-    """What each mask leaves out of the control mask in the last matrix, by the output that its rows write.
-
-    Source: Csordas et al. 2021, SCAN: removed weights per output token.
-    """
-    found = [item for result in run.results for item in result.removed]
-    subtasks = [
-        subtask
-        for subtask in run.experiment.data.subtasks
-        if any(i.removed > 0 for i in found if i.name.subtask == subtask)
-    ]
-    if not found or not subtasks:
-        return None
-    answers = tuple(dict.fromkeys(item.answer for item in found))
-    values: list[tuple[float, ...]] = []
-    for subtask in subtasks:
-        mine = [item for item in found if item.name.subtask == subtask]
-        values.append(
-            tuple(100 * estimate(item.removed for item in mine if item.answer == answer).mean for answer in answers)
-        )
-    heat = Heat("output", "", answers, tuple(f"mask of {subtask}" for subtask in subtasks), tuple(values), 0.0, 100.0)
-    caption = (
-        "Of the weights that the control mask keeps in an output's row of the last matrix, in %, those that a mask does not "
-        "keep; mean over masks and network seeds."
-    )
-    return Chart("removed-per-output", "Weights removed per output", caption, (heat,), 150 + 34 * len(subtasks))
 
 
 def kept_per_layer(run: Run) -> Chart | None:
@@ -289,7 +137,7 @@ def kept_per_layer(run: Run) -> Chart | None:
             )
             for where in parts
         ]
-        series.append(Series(name, "bars", colour, parts, _means(kept), _stds(kept)))
+        series.append(Series(name, "bars", colour, parts, means(kept), stds(kept)))
     panel = Panel(part, "kept weights", tuple(series), x_axis="names")
     return Chart("kept-per-tensor", f"Kept weights per {part}", "Mean over all masks of a subtask.", (panel,))
 
@@ -345,18 +193,10 @@ def probabilities(seed: SeedRun) -> Chart:
 def of_run(run: Run) -> tuple[Chart, ...]:
     """Every chart of one run that has something to show."""
     seed = run.seeds[0]
-    found = [accuracies(run), confusions(run), removed(run), overlap_per_tensor(run), kept_per_layer(run)]
+    found = [*lost_charts.of_run(run), overlap_per_tensor(run), kept_per_layer(run)]
     if seed.records:
         found += [curves(seed), probabilities(seed)]
     return tuple(chart for chart in found if chart is not None)
-
-
-def _means(values: Iterable[Estimate]) -> tuple[float, ...]:
-    return tuple(value.mean for value in values)
-
-
-def _stds(values: Iterable[Estimate]) -> tuple[float, ...]:
-    return tuple(value.std for value in values)
 
 
 def _top(series: Iterable[Series]) -> float:

@@ -9,7 +9,7 @@ from rich.panel import Panel as Frame
 from rich.text import Text
 
 from maskscope.analysis.modularity import Estimate, estimate
-from maskscope.report.charts import COLOURS, Chart, Panel, Series
+from maskscope.report.chart import COLOURS, Chart, Panel, Series, means, stds
 from maskscope.report.load import ContinualRun
 from maskscope.report.tables import Grid, percent, rich_table
 from maskscope.runs.verdict import Verdict
@@ -117,8 +117,7 @@ def forgetting(runs: Sequence[ContinualRun]) -> Chart:
             (first, [right(run, 0, task) for task in range(run.tasks)]),
             (fresh, [right(run, task, task) for task in range(run.tasks)]),
         ):
-            means, stds = tuple(value.mean for value in values), tuple(value.std for value in values)
-            series.append(Series(run.name, "line and points", colour, x, means, stds))
+            series.append(Series(run.name, "line and points", colour, x, means(values), stds(values)))
     bounds = (-0.02, 1.02)
     panels = (
         Panel("permutations learned since", "accuracy", tuple(first), "on the first permutation", y_range=bounds),
@@ -137,8 +136,7 @@ def sharing(run: ContinualRun) -> Chart:
     chance: list[Series] = []
     for where, colour in zip(sharable(run), COLOURS[1:], strict=False):
         values = [shared(run, task, where) for task in range(1, run.tasks)]
-        means, stds = tuple(value.mean for value in values), tuple(value.std for value in values)
-        series.append(Series(where, "line and points", colour, x, means, stds))
+        series.append(Series(where, "line and points", colour, x, means(values), stds(values)))
         before = tuple(used(run, task - 1, where).mean for task in range(1, run.tasks))
         chance.append(Series(f"{where}: units used before", "dotted", colour, x, before))
     caption = (

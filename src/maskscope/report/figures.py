@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from plotly.subplots import make_subplots
 
 from maskscope.core.mask import Mask
-from maskscope.report.charts import BLACK, BLUE, COLOURS, GREY, ORANGE, Chart, Heat, Panel, Series
+from maskscope.report.chart import BLACK, BLUE, COLOURS, GREY, ORANGE, Chart, Heat, Panel, Series
 from maskscope.report.load import Run
 from maskscope.runs.results import MaskName
 

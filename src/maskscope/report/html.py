@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from pydantic import TypeAdapter
 
 from maskscope.report import charts, continual, figures
+from maskscope.report.chart import Chart
 from maskscope.report.load import ContinualRun, ContinualSeed, Found, Run, SeedRun
 from maskscope.report.tables import (
     Grid,
@@ -90,7 +91,7 @@ def write_report(found: Found, path: Path, title: str) -> Path:
     return path
 
 
-def over_all(found: Found) -> tuple[charts.Chart, ...]:
+def over_all(found: Found) -> tuple[Chart, ...]:
     """The charts over all runs."""
     placed = charts.position([(run.name, verdict(run.experiment, run.results)) for run in found.runs])
     across = charts.across(found.runs) if found.runs else None
@@ -98,7 +99,7 @@ def over_all(found: Found) -> tuple[charts.Chart, ...]:
     return tuple(chart for chart in (placed, across, forgotten) if chart is not None)
 
 
-def _plot(chart: charts.Chart) -> Plot:
+def _plot(chart: Chart) -> Plot:
     return Plot(chart.title, chart.caption, _html(figures.rendered(chart), chart.name))
 
 

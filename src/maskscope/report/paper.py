@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from maskscope.report import charts, continual
-from maskscope.report.charts import BLACK, BLUE, ORANGE, Chart, Heat, Panel, Series
+from maskscope.report.chart import BLACK, BLUE, ORANGE, Chart, Heat, Panel, Series
 from maskscope.report.html import over_all
 from maskscope.report.load import Found
 from maskscope.runs.store import segment

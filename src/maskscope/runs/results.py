@@ -14,6 +14,7 @@ from torch import nn
 from maskscope.analysis.ablate import complement, half, keep_open, random_like
 from maskscope.analysis.compare import Overlap, overlaps, remaining, shared
 from maskscope.analysis.evaluate import evaluate, evaluate_each
+from maskscope.analysis.gradients import Similarity, gradient_similarity
 from maskscope.analysis.number import Number
 from maskscope.core.apply import masked
 from maskscope.core.layout import Layout, layer
@@ -170,6 +171,8 @@ class SeedResults:
     warnings: tuple[str, ...]
     removed: tuple[Removed, ...] = ()
     """Where the data name the outputs."""
+    gradients: tuple[Similarity, ...] = ()
+    """Under the first subtask's mask, where the experiment asks for them."""
 
 
 def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask]) -> SeedResults:
@@ -208,6 +211,7 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
         tuple(_shares(experiment, masks)),
         warnings,
         tuple(_removed(experiment, masks)),
+        _gradients(experiment, model, masks),
     )
 
 
@@ -292,6 +296,17 @@ def _removed(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator
         for row, answer in enumerate(data.answers):
             kept = int(whole[row].sum())
             yield Removed(name, answer, kept, int(gone[row].sum()) / kept if kept else math.nan)
+
+
+def _gradients(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName, Mask]) -> tuple[Similarity, ...]:
+    """Source: published code: one mask, the validation images of all classes."""
+    data = experiment.data
+    if not masks or not experiment.gradients:
+        return ()
+    mask = masks[MaskName(data.subtasks[0], 0)]
+    return gradient_similarity(
+        model, mask, data.tests("valid", data.full), data.objective(data.full), experiment.gradients
+    )
 
 
 def _mask_warnings(masks: Mapping[MaskName, Mask]) -> Iterator[str]:

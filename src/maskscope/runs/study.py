@@ -171,6 +171,8 @@ class Experiment:
     """None: the network is trained and tested only."""
     halves: tuple[tuple[str, ...], ...] = ()
     """Parameters that are masked alone in the half-mask test, one test for each; empty: the network's first half."""
+    gradients: tuple[tuple[str, ...], ...] = ()
+    """Groups of parameters that are masked one after another, to compare gradients; empty: they are not compared."""
     surgery: CopySecondHalf | None = None
     """What is done to the network after training."""
     title: str = ""
@@ -220,6 +222,7 @@ class Experiment:
 
 
 _LATER: dict[str, dict[str, object]] = {
+    "": {"gradients": []},
     "training": {"optimizer": json.loads(TypeAdapter(Adam).dump_json(Adam())), "warmup": 0, "milestones": []},
     "masking": {"from_control": []},
     "network": {"start": "torch"},
@@ -231,9 +234,10 @@ def _values(experiment: Experiment) -> dict[str, Any]:
     """What is hashed."""
     values = json.loads(to_json(experiment))
     for part, settings in _LATER.items():
+        here = values[part] if part else values
         for name, value in settings.items():
-            if values[part] is not None and values[part].get(name) == value:
-                del values[part][name]
+            if here is not None and here.get(name) == value:
+                del here[name]
     return values
 
 

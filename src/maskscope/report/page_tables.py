@@ -1,0 +1,242 @@
+"""The tables of docs/experiments.md, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from maskscope.analysis.modularity import Estimate, estimate
+from maskscope.report import continual
+from maskscope.report.load import ContinualRun, ContinualSeed, Run, SeedRun
+from maskscope.report.published import TABLE_ONE
+from maskscope.report.tables import Grid, percent, table_drops, table_outcomes, table_overlap
+from maskscope.runs.results import ALL, ENDS, HIDDEN
+from maskscope.runs.verdict import accuracy, sharing, verdict
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All runs of an experiment in one preset."""
+
+    experiment: str
+    preset: str
+    runs: tuple[Run, ...]
+    continual: tuple[ContinualRun, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """What made them."""
+        seeds = sorted({seed.seed for seed in self._seeds})
+        threads = {seed.environment.threads for seed in self._seeds}
+        variants = " ".join(run.experiment.variant for run in (*self.runs, *self.continual))
+        return (
+            f"maskscope run {self.experiment} --preset {self.preset} --only {variants} "
+            f"--seeds {' '.join(map(str, seeds))}"
+            + "".join(f" --threads {count}" for count in threads if len(threads) == 1)
+        )
+
+    @property
+    def hardware(self) -> str:
+        """On what they ran."""
+        environments = {
+            f"{seed.environment.machine.split(',')[0]}, torch {seed.environment.torch}, {seed.environment.threads} "
+            f"thread{'' if seed.environment.threads == 1 else 's'} a run"
+            for seed in self._seeds
+        }
+        return "; ".join(sorted(environments))
+
+    @property
+    def minutes(self) -> str:
+        """How long a seed of each network took, training and masks."""
+        return ", ".join(
+            f"{run.name} {estimate(seed.seconds for seed in run.seeds).mean / 60:.0f} min"
+            for run in (*self.runs, *self.continual)
+        )
+
+    @property
+    def _seeds(self) -> list[SeedRun | ContinualSeed]:
+        return [seed for run in (*self.runs, *self.continual) for seed in run.seeds]
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _tested(setting: Setting) -> Iterator[tuple[Run, str, str, Callable[[str], str | None]]]:
+    """Every network on every subtask: the subtask, the other one, and what the paper has for a column."""
+    for run in setting.runs:
+        published = TABLE_ONE.get(run.experiment.variant, {}) if setting.preset != "quick" else {}
+        first, second = list(run.experiment.data.subtasks)
+        for i, (own, other) in enumerate(((first, second), (second, first)), start=1):
+            yield run, own, other, lambda key, i=i, published=published: published.get(f"{key} {i}")
+
+
+def table_one(setting: Setting) -> str:
+    """Accuracies under each pair's mask beside the paper's."""
+    rows: list[list[str]] = []
+    for run, own, other, published in _tested(setting):
+        cells = (
+            ("full", "full network", None),
+            ("own", "mask", own),
+            ("other", "mask", other),
+            ("own without", "complement", own),
+            ("other without", "complement", other),
+        )
+        found = [_beside(accuracy(run.results, network, own, mask), published(key)) for key, network, mask in cells]
+        masks = accuracy(run.results, "mask", own, own).n
+        rows.append([run.name, own, *found, f"{len(run.seeds)} / {masks}"])
+    header = ("network", "accuracy on", "network itself", "own mask", "other's mask", "¬ own mask", "¬ other's mask")
+    return markdown((*header, "n networks / masks"), rows)
+
+
+def complements(setting: Setting) -> str:
+    """Plain inversion and inversion with the ends kept from the control mask, side by side."""
+    rows: list[list[str]] = []
+    for run, own, other, published in _tested(setting):
+        cells: list[str] = [run.name, own]
+        for key, mask in (("own without", own), ("other without", other)):
+            kinds = ("complement", "complement with ends open")
+            cells += [percent(accuracy(run.results, kind, own, mask)) for kind in kinds]
+            cells.append(published(key) or "–")
+        rows.append(cells)
+    header = ("network", "accuracy on", "¬ own, plain", "ends open", "paper", "¬ other's, plain", "ends open", "paper")
+    return markdown(header, rows)
+
+
+def overlaps(setting: Setting) -> str:
+    """Overlap in the hidden layers between chance and ceiling, and the verdict."""
+    rows: list[list[str]] = []
+    for run in setting.runs:
+        overlap = table_overlap(run)
+        if overlap is None:
+            continue
+        hidden = next(row for row in overlap.rows if row[0] == HIDDEN)
+        rows.append([run.name, *hidden[1:], verdict(run.experiment, run.results).finding])
+    header = ("network", "IoU", "chance", "ceiling", "position", "IoMin", "chance", "ceiling", "position", "verdict")
+    return markdown(header, rows)
+
+
+def places(setting: Setting) -> str:
+    """Where masks are shared: of a mask's weights, those that the other's also keeps."""
+    rows: list[list[str]] = []
+    for run in setting.runs:
+        for subtask in run.experiment.data.subtasks:
+            cells = [percent(sharing(run.results, subtask, where)) for where in (ENDS, HIDDEN, ALL)]
+            rows.append([run.name, subtask, *cells])
+    return markdown(("network", "mask of", "shared in input and output layers", "in hidden layers", "in all"), rows)
+
+
+def sizes(setting: Setting) -> str:
+    """Accuracy under the own mask and total sharing of every network, penalty beside it."""
+    rows: list[list[str]] = []
+    for run in setting.runs:
+        masking = run.experiment.masking
+        cells = [f"{run.weights:,}", f"{masking.penalty:.2g}" if masking else "–"]
+        for subtask in run.experiment.data.subtasks:
+            kept = estimate(
+                float(sum(tensor.kept_weights for tensor in size.tensors))
+                for result in run.results
+                for size in result.sizes
+                if size.name.subtask == subtask
+            )
+            cells += [
+                percent(accuracy(run.results, "mask", subtask, subtask)),
+                f"{kept.mean:,.0f}",
+                percent(sharing(run.results, subtask, ALL)),
+            ]
+        rows.append([run.name, *cells])
+    subtasks = setting.runs[0].experiment.data.subtasks
+    columns = (f"{name} {what}" for name in subtasks for what in ("own mask", "kept", "shared"))
+    return markdown(("network", "masked weights", "penalty", *columns), rows)
+
+
+def outcomes(setting: Setting) -> str:
+    """The confusions of every network."""
+    grids = [(run.name, table_outcomes(run)) for run in setting.runs]
+    known = [(name, grid) for name, grid in grids if isinstance(grid, Grid)]
+    rows = [[name, *row] for name, grid in known for row in grid.rows]
+    return markdown(("of", *known[0][1].header), rows)
+
+
+def _beside(ours: Estimate, theirs: str | None) -> str:
+    text = percent(ours)
+    return text if theirs is None else f"{text} ({theirs})"
+
+
+def lost(setting: Setting) -> str:
+    """What masks lose of what their training left out."""
+    grids = [(run.name, table_drops(run)) for run in setting.runs]
+    known = [(name, grid) for name, grid in grids if grid is not None]
+    return markdown(("of", *known[0][1].header), [[name, *row] for name, grid in known for row in grid.rows])
+
+
+def matrix(setting: Setting) -> str:
+    """Accuracy of the network and under each mask, on everything tested."""
+    tested = setting.runs[0].experiment.data.tested
+    rows: list[list[str]] = []
+    for run in setting.runs:
+        kinds: list[tuple[str, str, str | None]] = [("network", "full network", None)]
+        kinds += [(f"mask of {s}", "mask", s) for s in run.experiment.subtasks if run.experiment.masking]
+        rows += [
+            [run.name, name, *(percent(accuracy(run.results, network, item, mask)) for item in tested)]
+            for name, network, mask in kinds
+        ]
+    return markdown(("of", "under", *tested), rows)
+
+
+def halves(setting: Setting) -> str:
+    """The control mask in half of the layers only, mean over everything tested."""
+    rows: list[list[str]] = []
+    for run in setting.runs:
+        full, tested = run.experiment.data.full, run.experiment.data.tested
+        kinds = (("mask", full), ("first half masked", full), ("second half masked", full))
+        rows.append([run.name, *(percent(_mean_over(run, tested, network, mask)) for network, mask in kinds)])
+    return markdown(("of", "control mask", "in the first half only", "in the second half only"), rows)
+
+
+def _mean_over(run: Run, tested: Sequence[str], network: str, mask: str) -> Estimate:
+    return estimate(accuracy(run.results, network, item, mask).mean for item in tested)
+
+
+def repeatability(setting: Setting) -> str:
+    """Overlap of masks of one subtask learned twice, and of different subtasks."""
+    rows: list[list[str]] = []
+    for run in setting.runs:
+        overlap = table_overlap(run)
+        if overlap is not None:
+            rows += [
+                [run.name, row[0], row[3], row[1], row[2]] for row in overlap.rows if row[0] in (HIDDEN, ENDS, ALL)
+            ]
+    return markdown(("of", "where", "IoU, the same twice", "IoU, different ones", "chance"), rows)
+
+
+def in_turn(setting: Setting) -> str:
+    """What tasks learned in turn share and forget."""
+    layers = continual.sharable(setting.continual[0])[-3:]
+    rows: list[list[str]] = []
+    for run in setting.continual:
+        last = run.tasks - 1
+        rows.append(
+            [
+                run.name,
+                percent(continual.new(run)),
+                percent(continual.right(run, 0, 0)),
+                percent(continual.right(run, 0, last)),
+                percent(continual.retained(run)),
+                percent(continual.old(run)),
+                *(percent(continual.shared(run, last, where)) for where in layers),
+                percent(continual.used(run, last, continual.places(run)[-1])),
+                str(len(run.seeds)),
+            ]
+        )
+    header = (
+        "of",
+        "each, when learned",
+        "first, when learned",
+        "first, in the end",
+        "first, retained",
+        "all earlier, in the end",
+    )
+    return markdown((*header, *(f"last shares in {where}" for where in layers), "used", "n"), rows)
