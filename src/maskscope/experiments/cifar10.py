@@ -60,22 +60,25 @@ def pretrained(depth: int) -> Experiment:
 RESNET_20, RESNET_56 = pretrained(20), pretrained(56)
 
 
-def _with(experiment: Experiment, training: int | None, steps: int) -> Experiment:
-    """The same in fewer steps."""
-    schedule = (experiment.masking or Masking()).schedule
-    faster = replace(schedule, steps=steps, learning_rate=schedule.learning_rate * schedule.steps / steps)
-    trained = experiment.training if training is None else replace(experiment.training, steps=training)
-    return replace(experiment, training=trained).remasked(schedule=faster)
+def _with(experiment: Experiment, training: int, steps: int) -> Experiment:
+    """The CNN in fewer steps, at a rate at which logits move as far."""
+    schedule = replace(_CNN_SCHEDULE, steps=steps, learning_rate=_CNN_SCHEDULE.learning_rate * FAST.steps / steps)
+    return replace(experiment, training=replace(experiment.training, steps=training)).remasked(schedule=schedule)
 
 
-QUICK = (_with(CNN, 600, 200), _with(RESNET_20, None, 60))
+def _fewer(experiment: Experiment, steps: int) -> Experiment:
+    """A network that comes trained, masks in fewer steps."""
+    return experiment.remasked(schedule=replace(FAST, steps=steps))
+
+
+QUICK = (_with(CNN, 600, 200), _fewer(RESNET_20, 60))
 STANDARD = (
     _with(CNN, 4000, 800),
     _with(CNN_PLAIN, 4000, 800),
-    _with(RESNET_20, None, 500),
-    _with(RESNET_56, None, 500),
+    _fewer(RESNET_20, 500),
+    _fewer(RESNET_56, 500),
 )
-"""Sized for an hour on two cores and for 12,000 training images; rates are raised so that logits may move as far."""
+"""Sized for about an hour on two cores, and for 12,000 training images."""
 
 _PUBLISHED_CNN = replace(PUBLISHED, learning_rate=1e-3)
 PAPER = (

@@ -94,7 +94,7 @@ def _small(
     """The same task for a small network, which learns faster, and under the fast schedule."""
     data = experiment.data
     assert isinstance(data, Mathematics)
-    schedule = replace(FAST, steps=steps, learning_rate=FAST.learning_rate * FAST.steps / steps)
+    schedule = replace(FAST, steps=steps)
     return replace(
         experiment,
         title=f"{data.task.split('__')[1]}, Transformer d{network.width}, {network.encoder}+{network.decoder}",

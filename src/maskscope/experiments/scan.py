@@ -65,7 +65,7 @@ def _forcing(experiment: Experiment) -> float:
 
 def _with(experiment: Experiment, training: int, steps: int) -> Experiment:
     """The same in fewer steps."""
-    schedule = replace(FAST, steps=steps, learning_rate=FAST.learning_rate * FAST.steps / steps)
+    schedule = replace(FAST, steps=steps)
     return replace(experiment, training=replace(experiment.training, steps=training)).remasked(schedule=schedule)
 
 
