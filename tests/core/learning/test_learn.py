@@ -20,6 +20,7 @@ from maskscope.core.learning.kernels import Kernel
 from maskscope.core.learning.learn import LearningInterrupted, NonFiniteLossError, learn_mask, learning
 from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.schedules import Schedule
+from maskscope.core.learning.settling import Settling
 from maskscope.core.noise import draw, uniform
 from maskscope.core.objectives import CrossEntropy, cross_entropy
 from maskscope.core.seeded import seeded
@@ -523,6 +524,15 @@ def test_a_teacher_sees_the_plain_network_among_such_products(model, monkeypatch
 
     learn_mask(model, [(x, x)], distilled, schedule=Schedule(steps=2, samples=1))
     assert torch.equal(model(x), plain)
+
+
+def test_a_mask_that_is_mostly_undecided_has_not_settled():
+    settling = Settling(Schedule(steps=100, warmup=0.0, decay=0.1, settled=0.5))
+    kept = torch.tensor([True, True, False])
+    for step in range(1, 91):
+        if settling.due(step):
+            settling.look(step, kept, undecided=0.9 if step < 50 else 0.1)
+    assert settling.end == 60
 
 
 def test_a_mask_that_no_longer_changes_ends_early(model):

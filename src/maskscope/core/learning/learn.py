@@ -15,7 +15,17 @@ from maskscope.core.interrupts import deferred
 from maskscope.core.layout import Layout
 from maskscope.core.layout import layout as lay_out
 from maskscope.core.learning.kernels import Kernel, Mode
-from maskscope.core.learning.learned import Learned, Reading, State, finish, is_reading, origin_of, read
+from maskscope.core.learning.learned import (
+    Learned,
+    Reading,
+    State,
+    finish,
+    is_reading,
+    origin_of,
+    probabilities,
+    read,
+    undecided,
+)
 from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.schedules import FAST, Schedule
 from maskscope.core.learning.step import Step
@@ -140,7 +150,8 @@ def learning(
             logits.step = start + int(good)
             raise NonFiniteLossError(State(logits.step, schedule.steps, loss, logits, gate))
         if settling.due(step + 1):
-            settling.look(step + 1, gate.harden(logits.peek(), layout))
+            between = sum(map(undecided, probabilities(logits, gate)))
+            settling.look(step + 1, gate.harden(logits.peek(), layout), between / layout.units)
         yield State(step + 1, settling.end, loss, logits, gate)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import NamedTuple
@@ -74,12 +74,17 @@ def read(state: State) -> Reading:
     """One point of the learning curve."""
     logits, gate, changed = state.logits, state.gate, state.logits.settling.changed
     between, expected = 0, 0.0
-    for span in logits.layout.spans:  # one at a time: no second copy of everything
-        probability = gate.probability(logits.blocks.own(logits.rows, span))
+    for probability in probabilities(logits, gate):
         between += undecided(probability)
         expected += float(probability.sum(dtype=torch.float64))
     kept = int(gate.harden(logits.peek(), logits.layout).sum())
     return Reading(state.step, float(state.loss), kept, between, expected, None if isnan(changed) else changed)
+
+
+def probabilities(logits: Logits, gate: Gate) -> Iterator[Float32[Tensor, " units"]]:
+    """Keep probabilities, one parameter after another: no second copy of everything."""
+    for span in logits.layout.spans:
+        yield gate.probability(logits.blocks.own(logits.rows, span))
 
 
 def undecided(probability: Float32[Tensor, " units"]) -> int:

@@ -14,6 +14,10 @@ from maskscope.core.learning.schedules import Schedule
 UNSETTLED = 3.0
 """A mask that at the end still changes by more than so many times the schedule's ``settled`` is warned of."""
 
+BEGUN = 0.5
+"""Below this share of undecided units a mask can have settled. (A pretrained ResNet-20 had 94 %, and samples that computed
+nothing, when its mask changed by .4 % between two looks.)"""
+
 
 class Settling:
     """Looks at the hard mask every 4 % of a schedule (10 steps at least); decides when the learning rate falls at last.
@@ -42,14 +46,21 @@ class Settling:
         """Whether to look after a step: every 4 %, until the last fall has begun."""
         return step % self.every == 0 and step <= self.end - self.schedule.decay_steps
 
-    def look(self, step: int, kept: Bool[Tensor, " units"]) -> None:
-        """When due: compare with the last look; where little changed, end after the fall of the learning rate."""
+    def look(self, step: int, kept: Bool[Tensor, " units"], undecided: float = 0.0) -> None:
+        """When due: compare with the last look; where little changed, end after the fall of the learning rate.
+
+        Args:
+            step: Steps taken.
+            kept: The mask as it is now.
+            undecided: Share of the units whose keep probability is near neither 0 nor 1.
+        """
         bits = np.packbits(kept.cpu().numpy())
         if self._last is not None:
             different = int.from_bytes((bits ^ self._last).tobytes(), "big").bit_count()
             self.changed = different / max(1, int.from_bytes(bits.tobytes(), "big").bit_count())
             limit, warm = self.schedule.settled, step - self.every >= self.schedule.warmup_steps
-            begun = not bool(kept.all())  # a mask that still keeps everything has not settled, it has not begun
+            # A mask that keeps everything, or whose units are mostly undecided, has not settled: it has not begun.
+            begun = not bool(kept.all()) and undecided < BEGUN
             if limit is not None and begun and warm and self.changed < limit:
                 self.end = min(self.end, step + self.schedule.decay_steps)
         self._last = bits
