@@ -13,7 +13,8 @@ BLUE, ORANGE, GREEN, PINK, BLACK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79
 COLOURS = (BLACK, BLUE, ORANGE, GREEN, PINK)
 
 Style = Literal["line", "dotted", "steps", "points", "diamonds", "ticks across", "ticks up", "bars", "line and points"]
-Axis = Literal["linear", "log", "names"]
+Axis = Literal["linear", "whole", "log", "names"]
+"""whole: ticks at whole numbers only."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Series:
     x: tuple[float | str, ...]
     y: tuple[float | str, ...]
     spread: tuple[float, ...] = ()
-    """Standard deviations of y, NaN where there is none; empty: none at all."""
+    """Standard deviations of what is not a name, NaN where there is none; empty: none at all."""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
-from maskscope.analysis.modularity import estimate
+from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.core.layout import layer
 from maskscope.report import lost_charts
 from maskscope.report.chart import BLACK, BLUE, COLOURS, ORANGE, Chart, Panel, Series, Style, means, stds
@@ -89,7 +91,7 @@ def across(runs: Sequence[Run]) -> Chart | None:
 def overlap_per_tensor(run: Run) -> Chart | None:
     """IoU and IoMin in every masked tensor, with chance and ceiling; None where overlaps are kept for pooled parts only."""
     subtasks = run.experiment.data.subtasks
-    tensors = tuple(tensor.parameter for tensor in run.results[0].sizes[0].tensors) if run.results[0].sizes else ()
+    tensors = tuple(t.parameter for t in run.results[0].sizes[0].tensors) if run.results[0].sizes else ()
     compared = {item.overlap.where for item in run.results[0].overlaps}
     if len(subtasks) < 2 or not compared >= {*tensors, HIDDEN}:
         return None
@@ -98,17 +100,16 @@ def overlap_per_tensor(run: Run) -> Chart | None:
     panels: list[Panel] = []
     for title, placed in (("IoU", [item.iou for item in found]), ("IoMin", [item.iomin for item in found])):
         between, ceiling = [item.between for item in placed], [item.ceiling for item in placed]
-        series = (
-            Series(named, "points", BLUE, tensors, means(between), stds(between)),
-            Series("ceiling: same subtask again", "ticks across", BLACK, tensors, means(ceiling), stds(ceiling)),
-            Series("chance", "ticks across", ORANGE, tensors, tuple(item.chance for item in placed)),
+        chance = [Estimate(item.chance, math.nan, 1) for item in placed]
+        values = ((named, "points", BLUE, between), ("ceiling: same subtask again", "ticks", BLACK, ceiling))
+        panels.append(
+            _per_part("tensor", "overlap, in units", tensors, (*values, ("chance", "ticks", ORANGE, chance)), title)
         )
-        panels.append(Panel("tensor", "overlap, in units", series, title, x_axis="names", y_range=(-0.03, 1.03)))
     caption = (
         f"What {named} share, against random masks of the same sizes (chance) and the same subtask learned "
         "again (ceiling). Error bars: standard deviation over pairs of masks."
     )
-    return Chart("overlap-per-tensor", "Overlap per tensor", caption, tuple(panels), 430)
+    return Chart("overlap-per-tensor", "Overlap per tensor", caption, tuple(panels), _height(tensors, 430))
 
 
 def kept_per_layer(run: Run) -> Chart | None:
@@ -127,19 +128,51 @@ def kept_per_layer(run: Run) -> Chart | None:
             "mean of the subtasks": run.experiment.data.subtasks,
         }
     )
-    series: list[Series] = []
+    values: list[tuple[str, Mark, str, list[Estimate]]] = []
     for (name, subtasks), colour in zip(groups.items(), COLOURS, strict=False):
         sizes = [size for result in run.results for size in result.sizes if size.name.subtask in subtasks]
         kept = [
             estimate(
-                float(sum(t.kept_weights for t in size.tensors if t.parameter == where or layer(t.parameter) == where))
+                float(sum(t.kept_weights for t in size.tensors if where in (t.parameter, layer(t.parameter))))
                 for size in sizes
             )
             for where in parts
         ]
-        series.append(Series(name, "bars", colour, parts, means(kept), stds(kept)))
-    panel = Panel(part, "kept weights", tuple(series), x_axis="names")
-    return Chart("kept-per-tensor", f"Kept weights per {part}", "Mean over all masks of a subtask.", (panel,))
+        values.append((name, "bars", colour, kept))
+    panel = _per_part(part, "kept weights", parts, values)
+    caption = "Mean over all masks of a subtask."
+    return Chart("kept-per-tensor", f"Kept weights per {part}", caption, (panel,), _height(parts, 380))
+
+
+Mark = Literal["points", "ticks", "bars"]
+_BESIDE: dict[Mark, Style] = {"points": "points", "ticks": "ticks across", "bars": "bars"}
+_LISTED: dict[Mark, Style] = {"points": "points", "ticks": "ticks up", "bars": "points"}
+
+
+def _per_part(
+    part: str,
+    label: str,
+    names: tuple[str, ...],
+    values: Iterable[tuple[str, Mark, str, Sequence[Estimate]]],
+    title: str = "",
+) -> Panel:
+    """Values of every part of a network: side by side, or, where there are many, one under the other."""
+    many = len(names) > MANY
+    series: list[Series] = []
+    for name, mark, colour, found in values:
+        style = (_LISTED if many else _BESIDE)[mark]
+        numbers, spread = means(found), stds(found)
+        x, y = (numbers, names) if many else (names, numbers)
+        series.append(Series(name, style, colour, x, y, spread))
+    bounds = (-0.03, 1.03) if title else None
+    if many:
+        return Panel(label, "", tuple(series), title, y_axis="names", x_range=bounds)
+    return Panel(part, label, tuple(series), title, x_axis="names", y_range=bounds)
+
+
+def _height(names: Sequence[str], few: int) -> int:
+    """In pixels."""
+    return few if len(names) <= MANY else 150 + 17 * len(names)
 
 
 def curves(seed: SeedRun) -> Chart:

@@ -120,8 +120,8 @@ def forgetting(runs: Sequence[ContinualRun]) -> Chart:
             series.append(Series(run.name, "line and points", colour, x, means(values), stds(values)))
     bounds = (-0.02, 1.02)
     panels = (
-        Panel("permutations learned since", "accuracy", tuple(first), "on the first permutation", y_range=bounds),
-        Panel("permutation", "accuracy", tuple(fresh), "on each, when it is learned", y_range=bounds),
+        Panel("permutation just learned", "accuracy", tuple(first), "on the first one", "whole", y_range=bounds),
+        Panel("permutation", "accuracy", tuple(fresh), "on each, when it is learned", "whole", y_range=bounds),
     )
     return Chart("forgetting", "What is forgotten", "Chance is 10 %. Error bars: over seeds.", panels, 460)
 
@@ -143,7 +143,7 @@ def sharing(run: ContinualRun) -> Chart:
         "Of the units that a permutation's mask keeps, those that an earlier one kept. Dotted: the share of units that earlier "
         "masks keep, which a random mask would share."
     )
-    panel = Panel("permutation", "share of its units", (*series, *chance), y_range=(-0.02, 1.02))
+    panel = Panel("permutation", "share of its units", (*series, *chance), x_axis="whole", y_range=(-0.02, 1.02))
     return Chart("sharing", "Sharing with earlier permutations", caption, (panel,), 420)
 
 

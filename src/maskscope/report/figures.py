@@ -35,7 +35,7 @@ def rendered(chart: Chart) -> go.Figure:
             figure.update_yaxes(title=panel.y, row=1, col=column, automargin=True, autorange="reversed")
             continue
         for series in panel.series:
-            trace = _bars(series) if series.style == "bars" else _scatter(series)
+            trace = _bars(series) if series.style == "bars" else _scatter(series, across=panel.y_axis == "names")
             trace.update(name=series.name, legendgroup=series.name, showlegend=series.name not in shown)
             shown.add(series.name)
             figure.add_trace(trace, row=1, col=column)
@@ -60,7 +60,7 @@ def _heat(panel: Heat) -> go.Heatmap:
     )
 
 
-def _scatter(series: Series) -> go.Scatter:
+def _scatter(series: Series, *, across: bool) -> go.Scatter:
     line = {"color": series.colour}
     if series.style in ("line", "dotted", "steps"):
         line |= {"dash": "dot" if series.style == "dotted" else "solid"}
@@ -71,7 +71,8 @@ def _scatter(series: Series) -> go.Scatter:
         return go.Scatter(x=series.x, y=series.y, error_y=bars, mode="lines+markers", line=line)
     marker = {"color": series.colour, "symbol": _SYMBOLS[series.style], "size": 12}
     marker |= {"line": {"width": 3, "color": series.colour}}
-    return go.Scatter(x=series.x, y=series.y, error_y=bars, mode="markers", marker=marker)
+    x_bars, y_bars = (bars, None) if across else (None, bars)
+    return go.Scatter(x=series.x, y=series.y, error_x=x_bars, error_y=y_bars, mode="markers", marker=marker)
 
 
 def _bars(series: Series) -> go.Bar:
@@ -91,10 +92,12 @@ def _axes(figure: go.Figure, panel: Panel, column: int) -> None:
     y: dict[str, object] = {"title": panel.y, "automargin": True}
     if panel.x_axis == "log":
         x["type"] = "log"
+    if panel.x_axis == "whole":
+        x |= {"tickformat": "d", "dtick": 1}
     if panel.y_axis == "log":
         y |= {"type": "log", "nticks": 5}
     if panel.y_axis == "names":
-        y["autorange"] = "reversed"
+        y |= {"autorange": "reversed", "showticklabels": column == 1, "dtick": 1}
     for axis, bounds in ((x, panel.x_range), (y, panel.y_range)):
         if bounds:
             axis["range"] = list(bounds)

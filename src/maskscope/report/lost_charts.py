@@ -24,7 +24,7 @@ def accuracies(run: Run) -> Chart | None:
     if run.experiment.masking is None or len(data.tested) <= FEW:
         return None
     rows = [("network", "full network", None)]
-    rows += [(f"mask of {subtask}", "mask", subtask) for subtask in run.experiment.subtasks]
+    rows += [(_mask_of(run, subtask), "mask", subtask) for subtask in run.experiment.subtasks]
     values = tuple(
         tuple(100 * accuracy(run.results, network, tested, mask).mean for tested in data.tested)
         for _, network, mask in rows
@@ -96,7 +96,7 @@ def removed(run: Run) -> Chart | None:
         values.append(
             tuple(100 * estimate(item.removed for item in mine if item.answer == answer).mean for answer in answers)
         )
-    heat = Heat("output", "", answers, tuple(f"mask of {subtask}" for subtask in subtasks), tuple(values), 0.0, 100.0)
+    heat = Heat("output", "", answers, tuple(_mask_of(run, subtask) for subtask in subtasks), tuple(values), 0.0, 100.0)
     caption = (
         "Of the weights that the control mask keeps in an output's row of the last matrix, in %, those that a mask does not "
         "keep; mean over masks and network seeds."
@@ -116,9 +116,13 @@ def gradients(run: Run) -> Chart | None:
         values = [estimate(i.cosine for i in found if (i.where, i.masked) == (where, step)) for step in steps]
         style: Style = "line and points" if where == EVERYWHERE else "line"
         series.append(Series(where, style, colour, tuple(map(float, steps)), means(values), stds(values)))
-    panel = Panel("masked layers, from the output back", "cosine", tuple(series), y_range=(-0.3, 1.05))
+    panel = Panel("masked layers, from the output back", "cosine", tuple(series), x_axis="whole", y_range=(-0.3, 1.05))
     caption = (
         f"Cosine of the gradients of the loss on all classes, over the weights that the mask of {run.experiment.data.subtasks[0]} "
         "keeps: of the network, and with the mask applied to its last layers."
     )
     return Chart("gradients", "Gradients of kept weights", caption, (panel,))
+
+
+def _mask_of(run: Run, subtask: str) -> str:
+    return f"control mask ({subtask})" if subtask == run.experiment.data.full else f"mask: {subtask}"

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from maskscope.report import charts, continual
 from maskscope.report.chart import BLACK, BLUE, ORANGE, Chart, Heat, Panel, Series
@@ -73,7 +74,7 @@ def drawn(chart: Chart) -> Figure:
         if isinstance(panel, Heat):
             _heat(axes, panel)
             continue
-        _fill(axes, panel)
+        _fill(axes, panel, first=i == 0)
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             names.setdefault(name, handle)
     if names:
@@ -99,24 +100,18 @@ def _heat(axes: Axes, panel: Heat) -> None:
     axes.set_title(panel.title, fontsize="medium")
 
 
-def _fill(axes: Axes, panel: Panel) -> None:
+def _fill(axes: Axes, panel: Panel, *, first: bool) -> None:
     bars = [series for series in panel.series if series.style == "bars"]
     for series in panel.series:
         if series.style == "bars":
             _bars(axes, series, bars.index(series), len(bars))
         else:
-            _plot(axes, series)
+            _plot(axes, series, across=panel.y_axis == "names")
     axes.set(xlabel=panel.x, ylabel=panel.y, title=panel.title)
     for scale, kind in ((axes.set_xscale, panel.x_axis), (axes.set_yscale, panel.y_axis)):
         if kind == "log":
             scale("log")
-    if panel.x_axis == "names":
-        axes.tick_params(axis="x", rotation=30)
-        for label in axes.get_xticklabels():
-            label.set_horizontalalignment("right")
-    if panel.y_axis == "names":
-        axes.invert_yaxis()
-        axes.margins(y=0.5)
+    _names(axes, panel, first=first)
     if panel.x_range:
         axes.set_xlim(*panel.x_range)
     if panel.y_range:
@@ -125,7 +120,21 @@ def _fill(axes: Axes, panel: Panel) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _plot(axes: Axes, series: Series) -> None:
+def _names(axes: Axes, panel: Panel, *, first: bool) -> None:
+    """Axes with names, or with whole numbers only."""
+    if panel.x_axis == "names":
+        axes.tick_params(axis="x", rotation=30)
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("right")
+    if panel.y_axis == "names":
+        axes.invert_yaxis()
+        axes.margins(y=0.5 if len(panel.series[0].y) < 5 else 0.02)
+        axes.tick_params(axis="y", labelsize="small", labelleft=first)
+    if panel.x_axis == "whole":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _plot(axes: Axes, series: Series, *, across: bool) -> None:
     if series.style in ("line", "dotted", "steps"):
         axes.plot(
             series.x,
@@ -140,7 +149,8 @@ def _plot(axes: Axes, series: Series) -> None:
     axes.errorbar(
         series.x,
         series.y,
-        yerr=_spread(series),
+        xerr=_spread(series) if across else None,
+        yerr=None if across else _spread(series),
         color=series.colour,
         label=series.name,
         elinewidth=1,

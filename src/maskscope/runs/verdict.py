@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, reuse
+from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, percent, reuse
 from maskscope.runs.removal import HoldsOut, RemovalFinding, drops, removal_finding
 from maskscope.runs.results import HIDDEN, SeedResults
 from maskscope.runs.study import Experiment
@@ -101,6 +101,7 @@ def _removal(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     warned = [warning for result in results for warning in result.warnings]
     finding = "cannot tell" if warned else removal_finding(found)
     mean = estimate(drop.relative.mean for drop in found)
+    known = [drop.relative.mean for drop in found if not math.isnan(drop.relative.mean)]
     headline = {
         "exclusive weights": "Masks lose what their training left out, though the network can do it",
         "some exclusive weights": "Masks lose a part of what their training left out",
@@ -108,8 +109,9 @@ def _removal(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
         "cannot tell": "Cannot tell whether what was left out has weights of its own",
     }[finding]
     lost = (
-        f"Under masks learned without it, accuracy falls by {mean.mean:.0%} of what the control mask has "
-        f"(mean over {len(found)}; from {min(d.relative.mean for d in found):.0%} to {max(d.relative.mean for d in found):.0%})."
+        f"Under masks learned without it, accuracy falls by {percent(mean.mean)} of what the control mask has "
+        f"(mean over {mean.n} of {len(found)}; from {percent(min(known, default=math.nan))} to "
+        f"{percent(max(known, default=math.nan))})."
     )
     each = "; ".join(f"{d.held_out} {d.control.mean:.1%} to {d.mask.mean:.1%}" for d in found)
     worst = max(found, key=lambda drop: drop.relative_other.mean)

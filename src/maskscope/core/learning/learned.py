@@ -45,7 +45,8 @@ class Reading:
     expected: float
     """Sum of the keep probabilities: how many units a sample keeps on average."""
     changed: float | None
-    """Units that changed over the last 4 % of the schedule, over those kept; None before there were two looks."""
+    """Units that changed over the last 4 % of the schedule, over those kept or removed, whichever are fewer; None before there
+    were two looks."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

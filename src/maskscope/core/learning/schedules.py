@@ -32,8 +32,8 @@ class Schedule:
     decay: float = 0.1
     """Share of the steps over which the learning rate falls to nothing in the end."""
     settled: float | None = 0.01
-    """End early (after the decay) once fewer than this share of the kept units changed over 4 % of the steps. None:
-    never."""
+    """End early (after the decay) once fewer than this share of the kept units (or of the removed ones, if those are fewer)
+    changed over 4 % of the steps. None: never."""
     init: float = 2.0
     """Initial logit of every unit: keep probability sigmoid(2) = 0.88."""
     samples: int = 4

@@ -37,7 +37,7 @@ class Settling:
         self.end = schedule.steps
         """The step after which learning ends."""
         self.changed = float("nan")
-        """Units that changed between the last two looks, over those kept."""
+        """Units that changed between the last two looks, over those kept or those removed, whichever are fewer."""
         self._last: np.ndarray | None = None
         self.every = max(10, schedule.steps // 25)
         """Steps between two looks."""
@@ -57,7 +57,8 @@ class Settling:
         bits = np.packbits(kept.cpu().numpy())
         if self._last is not None:
             different = int.from_bytes((bits ^ self._last).tobytes(), "big").bit_count()
-            self.changed = different / max(1, int.from_bytes(bits.tobytes(), "big").bit_count())
+            count = int.from_bytes(bits.tobytes(), "big").bit_count()
+            self.changed = different / max(1, min(count, kept.numel() - count))
             limit, warm = self.schedule.settled, step - self.every >= self.schedule.warmup_steps
             # A mask that keeps everything, or whose units are mostly undecided, has not settled: it has not begun.
             begun = not bool(kept.all()) and undecided < BEGUN
