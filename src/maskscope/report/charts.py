@@ -101,10 +101,12 @@ def overlap_per_tensor(run: Run) -> Chart | None:
     for title, placed in (("IoU", [item.iou for item in found]), ("IoMin", [item.iomin for item in found])):
         between, ceiling = [item.between for item in placed], [item.ceiling for item in placed]
         chance = [Estimate(item.chance, math.nan, 1) for item in placed]
-        values = ((named, "points", BLUE, between), ("ceiling: same subtask again", "ticks", BLACK, ceiling))
-        panels.append(
-            _per_part("tensor", "overlap, in units", tensors, (*values, ("chance", "ticks", ORANGE, chance)), title)
-        )
+        values: list[tuple[str, Mark, str, list[Estimate]]] = [
+            (named, "points", BLUE, between),
+            ("ceiling: same subtask again", "ticks", BLACK, ceiling),
+            ("chance", "ticks", ORANGE, chance),
+        ]
+        panels.append(_per_part("tensor", "overlap, in units", tensors, values, title))
     caption = (
         f"What {named} share, against random masks of the same sizes (chance) and the same subtask learned "
         "again (ceiling). Error bars: standard deviation over pairs of masks."
