@@ -60,7 +60,7 @@ def test_version(type_):
 def test_list_names_experiments_presets_and_networks(type_):
     _, out, _ = type_("list")
     assert "standard" in out
-    assert "LSTM 2×256" in out
+    assert "fnn, lstm, lstm-forced, fnn-copied" in out
 
 
 def test_a_dry_run_says_what_would_be_masked_and_writes_nothing(type_, tmp_path):

@@ -37,6 +37,9 @@ app = tyro.extras.SubcommandApp()
 
 Positional = tyro.conf.Positional
 
+_FEW_VARIANTS = 8
+"""Of an experiment, that are listed by name."""
+
 
 class Failure(Exception):  # noqa: N818 - what a command ends with
     """An error that a person can act on; shown without a traceback."""
@@ -44,20 +47,24 @@ class Failure(Exception):  # noqa: N818 - what a command ends with
 
 @app.command(name="list")
 def list_() -> None:
-    """List the experiments and their presets.
+    """List the experiments, their presets and variants.
 
     Example: maskscope list
     """
-    table = Table("experiment", "preset", "networks", "what is done")
-    for name, presets in EXPERIMENTS.items():
-        for preset, variants in presets.items():
-            titles = "\n".join(f"{item.variant}: {item.title}" for item in variants)
-            masks = "\n".join(item.plan for item in variants)
-            table.add_row(name, preset, Text(titles), Text(masks))
     console = Console()
-    console.print(table)
-    for name, summary in SUMMARIES.items():
-        console.print(f"{name}: {summary}", highlight=False, markup=False)
+    for name, presets in EXPERIMENTS.items():
+        console.print(Text.assemble((name, "bold"), f": {SUMMARIES[name]}"))
+        for preset, studies in presets.items():
+            variants = [item.variant for item in studies]
+            few = (
+                variants
+                if len(variants) <= _FEW_VARIANTS
+                else [*variants[:2], f"... {len(variants) - 3} more ...", variants[-1]]
+            )
+            console.print(Text(f"  {preset:<9} {', '.join(few)}"))
+    console.print(
+        "\nWhat a run would do, and where: maskscope run NAME --preset PRESET --dry-run", highlight=False, markup=False
+    )
 
 
 @app.command
