@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import tiny
 from maskscope.core.files import load_tensors
 from maskscope.core.mask import Mask
-from maskscope.models.twin import CopySecondHalf
 from maskscope.runs.loop import Paused, Tick
 from maskscope.runs.pipeline import Runner
 from maskscope.runs.results import HIDDEN, MaskRecord, SeedResults
@@ -75,11 +75,24 @@ def test_a_variant_takes_over_the_network_of_another_that_was_trained_alike(tmp_
     assert load_tensors(first.model).tensors.keys() == load_tensors(second.model).tensors.keys()
     assert first.training.read_text() == second.training.read_text()
     assert masks(tmp_path) != masks(tmp_path, other)
-    for changed in (
-        replace(other, training=replace(other.training, steps=61)),
-        replace(other, surgery=CopySecondHalf()),
-    ):
-        assert changed.network_digest != tiny.FNN.network_digest
+    changed = replace(other, training=replace(other.training, steps=61))
+    assert changed.network_digest != tiny.FNN.network_digest
+
+
+def test_surgery_on_a_network_taken_over_is_that_on_a_network_of_its_own(tmp_path):
+    run(tmp_path / "beside")
+    told = []
+    run(tmp_path / "beside", tiny.COPIED, report=told.append)
+    assert any(tick.done.startswith("network taken from ") for tick in told)
+    run(tmp_path / "alone", tiny.COPIED)
+    beside, alone = (
+        load_tensors(folder_of(tmp_path / place, tiny.COPIED, 0).model).tensors for place in ("beside", "alone")
+    )
+    assert all(torch.equal(beside[name], alone[name]) for name in alone)
+    plain = Runner(tiny.FNN, 0, folder_of(tmp_path / "alone", tiny.FNN, 0), told.append)
+    told.clear()
+    plain.run()
+    assert not any(tick.done.startswith("network taken from ") for tick in told)
 
 
 def test_a_second_call_does_nothing_again(finished):

@@ -133,14 +133,16 @@ class Runner:
         for other in map(RunFolder, sorted(self.folder.path.parent.parent.glob(f"*/{self.folder.path.name}"))):
             try:
                 experiment = from_json((other.path / "config.json").read_text(encoding="utf-8"))
-                if experiment.network_digest != self.experiment.network_digest:
+                surgery = self.experiment.surgery
+                fits = experiment.surgery in (None, surgery)
+                if experiment.network_digest != self.experiment.network_digest or not fits:
                     continue
                 model, record = self._loaded(other), read_record(other.training, TrainingRecord)
             except (OSError, ValueError, RuntimeError):  # not finished, or not whole
                 continue
-            header = {"experiment": self.experiment.digest, "seed": self.seed}
-            save_tensors(self.folder.model, model.state_dict(), header)
-            write_record(self.folder.training, record)
+            if surgery is not None and experiment.surgery is None:
+                surgery.apply(model)  # pyright: ignore[reportArgumentType] - only on experiments with an MLP
+            self._keep(model, record.seconds, record.loss)
             self._loop("training").finish(record.steps, f"network taken from {other.path}")
             return model
         return None

@@ -185,9 +185,9 @@ class Experiment:
 
     @property
     def network_digest(self) -> str:
-        """The same over what the trained network depends on: experiments that agree in it may share the network."""
+        """The same over what training depends on: experiments that agree in it may share the network, but for surgery."""
         values = _values(self)
-        return hashed({name: values[name] for name in ("data", "network", "training", "surgery")})
+        return hashed({name: values[name] for name in ("data", "network", "training")})
 
     def remasked(self, **changes: Any) -> Experiment:
         """The same with other settings of its masks, named as in ``Masking``.
