@@ -35,6 +35,8 @@ class Interval:
     """Independent values behind it: networks, or masks of the only network."""
     over: Over
     """What they are; an interval over masks speaks of one network only."""
+    error: Number = math.nan
+    """Standard error of the mean."""
     level: float = LEVEL
 
     def __str__(self) -> str:
@@ -77,9 +79,9 @@ def student(mean: float, error: float, freedom: float, n: int, over: Over, level
         0.50 [0.21, 0.79] (n=3 networks)
     """
     if math.isnan(mean) or math.isnan(error) or not freedom > 0:
-        return Interval(mean, math.nan, math.nan, n, over, level)
+        return Interval(mean, math.nan, math.nan, n, over, error, level)
     reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
-    return Interval(mean, mean - reach, mean + reach, n, over, level)
+    return Interval(mean, mean - reach, mean + reach, n, over, error, level)
 
 
 def nested(networks: Sequence[Sequence[float]], level: float = LEVEL) -> Interval:

@@ -19,9 +19,9 @@ Finding = Literal["separate", "partly shared", "shared", "cannot tell"]
 
 SEPARATE_BELOW = 1 / 3
 SHARED_ABOVE = 2 / 3
-"""Where reuse counts as absent and as present. A convention, to be replaced by calibrated intervals."""
+"""Where reuse counts as absent and as present. A convention."""
 
-_ROOM = 0.2
+ROOM = 0.2
 """The ceiling must lie this far above chance for a position between them to mean anything."""
 
 
@@ -72,7 +72,7 @@ class Placed:
     def position(self) -> float:
         """Where it lies between chance (0) and ceiling (1); NaN where there is no room between them."""
         room = self.ceiling.mean - self.chance
-        return (self.between.mean - self.chance) / room if room >= _ROOM else math.nan
+        return (self.between.mean - self.chance) / room if room >= ROOM else math.nan
 
 
 @dataclass(frozen=True)

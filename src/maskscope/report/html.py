@@ -25,6 +25,7 @@ from maskscope.report.tables import (
     table_overlap,
     table_shares,
     table_sizes,
+    table_specialization,
 )
 from maskscope.runs.results import MaskName
 from maskscope.runs.store import write_text
@@ -114,6 +115,7 @@ def _section(run: Run, index: int) -> Section:
     warned = tuple(text for result in run.results for text in result.warnings)
     tables = (
         table_drops(run),
+        table_specialization(run),
         table_one(run),
         table_outcomes(run),
         table_ablations(run),

@@ -9,7 +9,7 @@ from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.report import continual
 from maskscope.report.load import ContinualRun, ContinualSeed, Run, SeedRun
 from maskscope.report.published import TABLE_ONE
-from maskscope.report.tables import Grid, percent, table_drops, table_outcomes, table_overlap
+from maskscope.report.tables import Grid, percent, table_drops, table_outcomes, table_overlap, table_specialization
 from maskscope.runs.results import ALL, ENDS, HIDDEN
 from maskscope.runs.verdict import accuracy, sharing, verdict
 
@@ -114,8 +114,15 @@ def overlaps(setting: Setting) -> str:
             continue
         hidden = next(row for row in overlap.rows if row[0] == HIDDEN)
         rows.append([run.name, *hidden[1:], verdict(run.experiment, run.results).finding])
-    header = ("network", "IoU", "chance", "ceiling", "position", "IoMin", "chance", "ceiling", "position", "verdict")
+    header = ("network", "IoU", "chance", "ceiling", "P_reuse", "IoMin", "chance", "ceiling", "P_reuse", "verdict")
     return markdown(header, rows)
+
+
+def special(setting: Setting) -> str:
+    """P_specialize and what it is made of."""
+    grids = [(run.name, table_specialization(run)) for run in setting.runs]
+    known = [(name, grid) for name, grid in grids if grid is not None]
+    return markdown(("network", *known[0][1].header), [[name, *row] for name, grid in known for row in grid.rows])
 
 
 def places(setting: Setting) -> str:

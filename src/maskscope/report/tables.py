@@ -12,10 +12,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from maskscope.analysis.intervals import LEVEL, Interval
 from maskscope.analysis.modularity import Estimate, Placed, estimate
-from maskscope.analysis.modularity import percent as share
 from maskscope.report.load import Run
-from maskscope.runs.removal import drops
+from maskscope.runs.measures import reused, specialized
+from maskscope.runs.removal import HoldsOut, drops
 from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN
 from maskscope.runs.verdict import Verdict, accuracy, reuse_in, sharing, verdict
 
@@ -77,6 +78,42 @@ def _columns(run: Run) -> list[tuple[str, str | None, str]]:
         named = f"{subtask} (control)" if subtask == run.experiment.data.full else subtask
         columns += [("mask", subtask, named), ("complement", subtask, f"¬ {named}")]
     return columns
+
+
+def spread(value: Interval) -> str:
+    """A number with its interval.
+
+    Examples:
+        >>> spread(Interval(0.5, 0.4, 0.6, 3, "networks"))
+        '0.50 [0.40, 0.60]'
+    """
+    return str(value).rsplit(" (", 1)[0]
+
+
+def table_specialization(run: Run) -> Grid | None:
+    """Necessity, sufficiency, specificity and P_specialize of every subtask; None where what subtasks do is not tested alone."""
+    experiment = run.experiment
+    if experiment.masking is None or not set(experiment.data.subtasks) <= set(experiment.data.tested):
+        return None
+    if isinstance(experiment.data, HoldsOut) or len(experiment.data.subtasks) < 2:
+        return None
+    found = [specialized(experiment, run.results, subtask) for subtask in experiment.data.subtasks]
+    rows = tuple(
+        (
+            item.subtask,
+            *(spread(value) for value in (item.p_specialize, item.necessity, item.sufficiency, item.specificity)),
+            f"{item.necessity.n} {item.necessity.over}",
+        )
+        for item in found
+    )
+    caption = (
+        "From 0 (chance) to 1 (the network itself). Necessity: what removal takes from its own subtask. Sufficiency: what the mask "
+        "alone does. Specificity: what removal leaves of the others. P_specialize: 1 if removal destroys its own subtask only, 0 if "
+        f"it harms the others as much. {LEVEL:.0%} intervals of Student's t."
+    )
+    return Grid(
+        "Specialization", caption, ("subtask", "P_specialize", "necessity", "sufficiency", "specificity", "n"), rows
+    )
 
 
 def table_drops(run: Run) -> Grid | None:
@@ -170,20 +207,20 @@ def table_overlap(run: Run) -> Grid | None:
     ordered = [HIDDEN, ENDS, ALL, *(place for place in places if place not in (HIDDEN, ENDS, ALL))]
     rows: list[tuple[str, ...]] = []
     for where in ordered:
-        found = reuse_in(run.results, where)
-        rows.append((where, *_placed(found.iou), *_placed(found.iomin)))
+        found, placed = reuse_in(run.results, where), reused(run.results, where)
+        rows.append((where, *_placed(found.iou, placed.iou), *_placed(found.iomin, placed.iomin)))
     caption = (
         f"IoU and IoMin of the masks of {' and '.join(subtasks) if len(subtasks) == 2 else 'different subtasks'} (mean ± standard deviation over pairs of masks). Chance: "
-        "random masks of the same per-tensor sizes. Ceiling: the same subtask learned again. Position: from chance (0 %) "
-        "to ceiling (100 %)."
+        "random masks of the same per-tensor sizes. Ceiling: the same subtask learned again. P_reuse: where that lies, from chance "
+        f"(0) to ceiling (1), with a {LEVEL:.0%} interval over networks, or over the masks of a single one."
     )
-    header = ("where", "IoU", "chance", "ceiling", "position", "IoMin", "chance", "ceiling", "position")
+    header = ("where", "IoU", "chance", "ceiling", "P_reuse", "IoMin", "chance", "ceiling", "P_reuse")
     return Grid("Overlap", caption, header, tuple(rows))
 
 
-def _placed(placed: Placed) -> tuple[str, str, str, str]:
+def _placed(placed: Placed, position: Interval) -> tuple[str, str, str, str]:
     chance = "–" if math.isnan(placed.chance) else f"{placed.chance:.2f}"
-    return ratio(placed.between), chance, ratio(placed.ceiling), share(placed.position)
+    return ratio(placed.between), chance, ratio(placed.ceiling), spread(position)
 
 
 def table_shares(run: Run) -> Grid | None:
@@ -249,6 +286,8 @@ def _said(said: Verdict, run: Run) -> list[Text | Table]:
     warned = [Text(f"Warning: {text}", style="yellow") for result in run.results for text in result.warnings]
     lost, overlap = table_drops(run), table_overlap(run)
     tables = [turned(table_one(run))] if lost is None else [_short(lost, 6, len(lost.rows))]
+    special = table_specialization(run)
+    tables += [] if special is None else [_short(special, 3, len(special.rows))]
     tables += [_short(overlap, 5, 3)] if overlap is not None and said.reuse is not None else []
     return [
         Text.assemble((f"{said.finding.upper()}  ", "cyan"), (f"{said.headline}.", "bold")),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, percent, reuse
+from maskscope.runs.measures import Reused, reused
 from maskscope.runs.removal import HoldsOut, RemovalFinding, drops, removal_finding
 from maskscope.runs.results import HIDDEN, SeedResults
 from maskscope.runs.study import Experiment
@@ -125,7 +126,8 @@ def _sharing(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     subtasks = experiment.data.subtasks
     found = reuse_in(results, HIDDEN)
     warned = [warning for result in results for warning in result.warnings]
-    finding: Finding = "cannot tell" if warned else found.finding
+    placed = reused(results, HIDDEN)
+    finding: Finding = "cannot tell" if warned else placed.finding
     named = " and ".join(subtasks) if len(subtasks) == 2 else f"the {len(subtasks)} subtasks"
     headline = {
         "separate": f"The masks of {named} hardly overlap: they use different weights",
@@ -135,7 +137,21 @@ def _sharing(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     }[finding]
     if finding == "separate" and _spared(experiment, results) < SPARED:
         headline += ", but removing those of one harms the other"
-    return Verdict(finding, headline, _overlap_words(found), _ablation_words(experiment, results), found)
+    overlap = f"{_overlap_words(found)} P_reuse {placed.iou} by IoU, {placed.iomin} by IoMin.{_settle(placed, finding, warned)}"
+    return Verdict(finding, headline, overlap, _ablation_words(experiment, results), found)
+
+
+def _settle(placed: Reused, finding: Finding, warned: Sequence[str]) -> str:
+    """What would let one tell, where one cannot."""
+    if finding != "cannot tell" or warned:
+        return ""
+    if math.isnan(placed.iou.mean):
+        return (
+            " Masks of one subtask agree too little with each other to judge by: learn longer, or units of whole rows."
+        )
+    if math.isnan(placed.iou.low):
+        return " There is no interval: learn every mask twice or more (repeats), or use several network seeds."
+    return " The interval reaches over a border (1/3 and 2/3): more network seeds, or more masks, would settle it."
 
 
 def _spared(experiment: Experiment, results: Sequence[SeedResults]) -> float:
@@ -157,7 +173,7 @@ def _overlap_words(found: Reuse) -> str:
     text += f" and the same subtask learned again reaches {placed.ceiling.mean:.2f}"
     if math.isnan(placed.position):
         return f"{text}: too little room between chance and ceiling to judge by."
-    return f"{text}: {placed.position:.0%} of the way from chance to ceiling."
+    return f"{text}."
 
 
 def _ablation_words(experiment: Experiment, results: Sequence[SeedResults]) -> str:

@@ -1,0 +1,176 @@
+"""The two properties as numbers with intervals: P_specialize of a subtask, P_reuse of subtasks; from what runs measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from maskscope.analysis.intervals import NOTHING, Interval, crossed, nested, student
+from maskscope.analysis.modularity import ROOM, SEPARATE_BELOW, SHARED_ABOVE, Finding, estimate
+from maskscope.analysis.specialize import Specialization, specialization
+from maskscope.runs.results import MaskName, PairOverlap, SeedResults
+from maskscope.runs.study import Experiment
+
+
+@dataclass(frozen=True)
+class Specialized:
+    """``Specialization`` of a subtask over masks and networks."""
+
+    subtask: str
+    necessity: Interval
+    sufficiency: Interval
+    specificity: Interval
+    p_specialize: Interval
+
+
+def specialized(experiment: Experiment, results: Sequence[SeedResults], subtask: str) -> Specialized:
+    """How far a subtask has weights of its own, by what their removal does.
+
+    Args:
+        experiment: The values the runs were made from.
+        results: One per network seed.
+        subtask: One that is tested itself.
+    """
+    found = [_specializations(experiment, result, subtask) for result in results]
+
+    def over(pick: Callable[[Specialization], float]) -> Interval:
+        return nested([[pick(item) for item in items] for items in found])
+
+    return Specialized(
+        subtask,
+        over(lambda item: item.necessity),
+        over(lambda item: item.sufficiency),
+        over(lambda item: item.specificity),
+        over(lambda item: item.p_specialize),
+    )
+
+
+def _specializations(experiment: Experiment, result: SeedResults, subtask: str) -> list[Specialization]:
+    """One for each repetition of the mask."""
+    chance = dict.fromkeys(experiment.data.tested, experiment.data.chance)
+    full = _accuracies(result, "full network", None)
+    names = sorted({m for m in (item.mask for item in result.accuracies) if m and m.subtask == subtask}, key=_seed)
+    return [
+        specialization(
+            subtask,
+            full=full,
+            mask=_accuracies(result, "mask", name),
+            complement=_accuracies(result, "complement", name),
+            chance=chance,
+        )
+        for name in names
+        if subtask in full
+    ]
+
+
+def _accuracies(result: SeedResults, network: str, mask: MaskName | None) -> dict[str, float]:
+    return {item.subtask: item.value for item in result.accuracies if (item.network, item.mask) == (network, mask)}
+
+
+def _seed(name: MaskName) -> int:
+    return name.seed
+
+
+@dataclass(frozen=True)
+class Reused:
+    """P_reuse somewhere in the network: where the overlap of two subtasks lies between chance (0) and ceiling (1)."""
+
+    where: str
+    iou: Interval
+    iomin: Interval
+    """Sees a small mask inside a large one, whose IoU is small for its size alone."""
+
+    @property
+    def finding(self) -> Finding:
+        """What the intervals say; cannot tell where they reach over a border, or do not exist."""
+        if self.iou.within(-math.inf, SEPARATE_BELOW) and self.iomin.within(-math.inf, SEPARATE_BELOW):
+            return "separate"
+        if self.iou.within(SHARED_ABOVE, math.inf):
+            return "shared"
+        if self.iou.within(-math.inf, SHARED_ABOVE) and self.iomin.within(SEPARATE_BELOW, math.inf):
+            return "partly shared"
+        return "cannot tell"
+
+
+def reused(results: Sequence[SeedResults], where: str, pair: tuple[str, str] | None = None) -> Reused:
+    """P_reuse of two subtasks, or of any two, with its interval.
+
+    Over networks where there are two or more. Of a single network it is an interval over masks: the overlap's, from masks of
+    the one subtask crossed with masks of the other, and the ceiling's, put together as for a quotient.
+
+    Args:
+        results: One per network seed.
+        where: What part of the network.
+        pair: The subtasks. Default: any two.
+    """
+    compared = [[item for item in result.overlaps if item.overlap.where == where] for result in results]
+    if pair is not None:
+        compared = [[i for i in items if {i.first.subtask, i.second.subtask} <= set(pair)] for items in compared]
+    return Reused(
+        where,
+        _position(compared, lambda item: (item.overlap.iou, item.overlap.chance_iou)),
+        _position(compared, lambda item: (item.overlap.iomin, item.overlap.chance_iomin)),
+    )
+
+
+Values = Callable[[PairOverlap], tuple[float, float]]
+"""An overlap and its chance level."""
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """One network's overlap, chance and ceiling."""
+
+    between: float
+    chance: float
+    ceiling: float
+
+    @property
+    def room(self) -> float:
+        return self.ceiling - self.chance
+
+    @property
+    def position(self) -> float:
+        return (self.between - self.chance) / self.room if self.room >= ROOM else math.nan
+
+
+def _placed(items: Sequence[PairOverlap], values: Values) -> _Placed:
+    different = [values(item) for item in items if item.first.subtask != item.second.subtask]
+    again = [values(item)[0] for item in items if item.first.subtask == item.second.subtask]
+    return _Placed(
+        estimate(value for value, _ in different).mean,
+        estimate(chance for _, chance in different).mean,
+        estimate(again).mean,
+    )
+
+
+def _position(compared: Sequence[Sequence[PairOverlap]], values: Values) -> Interval:
+    placed = [_placed(items, values) for items in compared]
+    known = [i for i, item in enumerate(placed) if not math.isnan(item.position)]
+    if len(known) != 1:
+        return nested([[placed[i].position] for i in known])
+    return _of_one(compared[known[0]], placed[known[0]], values)
+
+
+def _of_one(items: Sequence[PairOverlap], placed: _Placed, values: Values) -> Interval:
+    between = _table(items, values)
+    again = [values(item)[0] for item in items if item.first.subtask == item.second.subtask]
+    table, ceiling = crossed(between) if between.size else NOTHING, nested([again])
+    error = math.hypot(table.error, placed.position * ceiling.error) / placed.room
+    return student(placed.position, error, float(max(1, min(between.shape) - 1)), table.n, "masks")
+
+
+def _table(items: Sequence[PairOverlap], values: Values) -> Float64[np.ndarray, "first second"]:
+    """Overlaps of every mask of the first subtask with every one of the second; empty where there are not just two."""
+    found = {(item.first, item.second): values(item)[0] for item in items if item.first.subtask != item.second.subtask}
+    subtasks = sorted({name.subtask for pair in found for name in pair})
+    if len(subtasks) != 2:
+        return np.zeros((0, 0))
+    rows, columns = (
+        sorted({name for pair in found for name in pair if name.subtask == subtask}, key=_seed) for subtask in subtasks
+    )
+    return np.array([[found.get((a, b), found.get((b, a), math.nan)) for b in columns] for a in rows])
