@@ -16,8 +16,8 @@ from maskscope.analysis.intervals import LEVEL, Interval
 from maskscope.analysis.modularity import Estimate, Placed, estimate
 from maskscope.report.load import Run
 from maskscope.runs.measures import reused, specialized
-from maskscope.runs.removal import HoldsOut, drops
-from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN
+from maskscope.runs.removal import drops
+from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN, HoldsOut
 from maskscope.runs.verdict import Verdict, accuracy, reuse_in, sharing, verdict
 
 

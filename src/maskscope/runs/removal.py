@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, estimate
-from maskscope.runs.results import SeedResults
+from maskscope.runs.results import HoldsOut, SeedResults
 from maskscope.runs.study import Experiment
 
 RemovalFinding = Literal["exclusive weights", "some exclusive weights", "no exclusive weights", "cannot tell"]
@@ -17,15 +17,6 @@ EXCLUSIVE_ABOVE = 1 / 2
 NONE_BELOW = 1 / 10
 """Mean relative drop from which what is left out counts as having weights of its own, and up to which as having none. A
 convention."""
-
-
-@runtime_checkable
-class HoldsOut(Protocol):
-    """Data whose subtasks are trained without something that is then tested."""
-
-    def held_out(self, subtask: str) -> str:
-        """What of ``tested`` a subtask's training leaves out."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,15 @@ class Confusable(Protocol):
 
 
 @runtime_checkable
+class HoldsOut(Protocol):
+    """Data whose subtasks are trained without something that is then tested."""
+
+    def held_out(self, subtask: str) -> str:
+        """What of ``tested`` a subtask's training leaves out."""
+        ...
+
+
+@runtime_checkable
 class Answering(Protocol):
     """Data that name a network's outputs, one for each row of its last matrix."""
 
@@ -199,7 +208,7 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
     warnings = (
         *_mask_warnings(masks),
         *_network_warnings(experiment, accuracies),
-        *_sufficiency_warnings(accuracies),
+        *_sufficiency_warnings(experiment, accuracies),
     )
     return SeedResults(
         experiment.digest,
@@ -325,15 +334,18 @@ def _network_warnings(experiment: Experiment, accuracies: Sequence[Accuracy]) ->
             )
 
 
-def _sufficiency_warnings(accuracies: Sequence[Accuracy]) -> Iterator[str]:
+def _sufficiency_warnings(experiment: Experiment, accuracies: Sequence[Accuracy]) -> Iterator[str]:
+    """Masks that lose what they were learned for: a subtask's its own, the control's anything, where subtasks leave out some."""
+    data = experiment.data
     full = {item.subtask: item.value for item in accuracies if item.network == "full network"}
     for item in accuracies:
-        mask = item.mask if item.network == "mask" else None
-        own = mask is not None and mask.subtask == item.subtask
-        if own and item.value < SUFFICIENT * full[item.subtask]:
+        mask = item.mask.subtask if item.network == "mask" and item.mask is not None else None
+        meant = mask == data.full if isinstance(data, HoldsOut) else mask == item.subtask
+        if meant and item.value < SUFFICIENT * full[item.subtask]:
             yield (
-                f"a mask of {item.subtask} serves its own subtask only in {item.value:.1%} of cases (the network: "
-                f"{full[item.subtask]:.1%}): it has lost weights that matter; learn longer or lower the penalty"
+                f"a mask of {mask} serves {'its own subtask' if mask == item.subtask else item.subtask} only in "
+                f"{item.value:.1%} of cases (the network: {full[item.subtask]:.1%}): it has lost weights that matter; learn "
+                "longer or lower the penalty"
             )
 
 
