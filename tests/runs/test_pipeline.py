@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import tiny
-from maskscope.core.files import load_tensors
+from maskscope.core.files import load_tensors, save_tensors
 from maskscope.core.mask import Mask
 from maskscope.runs.loop import Paused, Tick
 from maskscope.runs.pipeline import Runner
@@ -267,6 +267,24 @@ def test_an_unwritable_folder_says_what_to_do(tmp_path):
     blocked.write_text("")
     with pytest.raises(OSError, match="choose another with --out"), RunFolder(blocked / "run").owned():
         pass
+
+
+def test_a_checkpoint_without_moments_is_not_taken_over(tmp_path):
+    folder = folder_of(tmp_path, tiny.FNN, 0)
+
+    def stop(tick):
+        if tick.phase == "training" and tick.step >= 30:
+            raise KeyboardInterrupt
+
+    runner = Runner(tiny.FNN, 0, folder, stop, checkpoint_seconds=0.0, tell_seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run()
+    saved = load_tensors(folder.checkpoint)
+    save_tensors(folder.checkpoint, {n: t for n, t in saved.tensors.items() if "optimizer" not in n}, saved.header)
+    with pytest.warns(UserWarning, match="starting training from its beginning: the checkpoint has no moments"):
+        run(tmp_path)
+    run(tmp_path / "whole")
+    assert masks(tmp_path) == masks(tmp_path / "whole")
 
 
 def test_a_torn_line_of_metrics_does_not_swallow_the_next(finished, tmp_path):

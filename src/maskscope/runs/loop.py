@@ -82,7 +82,11 @@ class Loop:
             saved = None
         if saved is None or saved.header["phase"] != self.phase:
             return 0.0
-        restore(saved.tensors)
+        try:
+            restore(saved.tensors)
+        except Damaged as damage:
+            warnings.warn(f"starting {self.phase} from its beginning: {damage}", stacklevel=2)
+            return 0.0
         self.folder.cut_metrics(int(saved.header["metrics"]))
         return float(saved.header["seconds"])
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maskscope.core.batches import Batch
+from maskscope.core.files import Damaged
 from maskscope.core.objectives import Objective
 from maskscope.core.seeded import derive, seeded
 from maskscope.runs.study import Training
@@ -33,7 +34,13 @@ class Trainee:
         return {name: tensor.detach().clone() for name, tensor in (state | {"step": torch.tensor(self.step)}).items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what ``state`` returned."""
+        """Take over what ``state`` returned.
+
+        Raises:
+            Damaged: Steps were taken, but the optimiser's moments are missing; nothing is taken over.
+        """
+        if int(state["step"]) and not any(name.startswith("optimizer/") for name in state):
+            raise Damaged("the checkpoint has no moments of the optimiser")
         self.model.load_state_dict({n.removeprefix("model/"): t for n, t in state.items() if n.startswith("model/")})
         for name, parameter in self.parameters.items():
             prefix = f"optimizer/{name}/"
