@@ -9,7 +9,15 @@ from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.report import continual
 from maskscope.report.load import ContinualRun, ContinualSeed, Run, SeedRun
 from maskscope.report.published import TABLE_ONE
-from maskscope.report.tables import Grid, percent, table_drops, table_outcomes, table_overlap, table_specialization
+from maskscope.report.tables import (
+    Grid,
+    percent,
+    table_drops,
+    table_outcomes,
+    table_overlap,
+    table_pairs,
+    table_specialization,
+)
 from maskscope.runs.results import ALL, ENDS, HIDDEN
 from maskscope.runs.verdict import accuracy, sharing, verdict
 
@@ -123,6 +131,13 @@ def special(setting: Setting) -> str:
     grids = [(run.name, table_specialization(run)) for run in setting.runs]
     known = [(name, grid) for name, grid in grids if grid is not None]
     return markdown(("network", *known[0][1].header), [[name, *row] for name, grid in known for row in grid.rows])
+
+
+def shared_weights(setting: Setting) -> str:
+    """What removing shared weights does; empty where no run has measured it."""
+    grids = [(run.name, table_pairs(run)) for run in setting.runs]
+    known = [(name, grid) for name, grid in grids if grid is not None]
+    return markdown(("network", *known[0][1].header), [[n, *row] for n, g in known for row in g.rows]) if known else ""
 
 
 def places(setting: Setting) -> str:

@@ -116,6 +116,34 @@ def table_specialization(run: Run) -> Grid | None:
     )
 
 
+def table_pairs(run: Run) -> Grid | None:
+    """What removing shared weights does, and removing those of one subtask alone; None where that was not measured."""
+    found = [list(result.pairs) for result in run.results]
+    if not any(found):
+        return None
+    tested = run.experiment.data.tested
+    groups = dict.fromkeys((item.first.subtask, item.second.subtask, item.removed) for items in found for item in items)
+    rows: list[tuple[str, ...]] = []
+    for first, second, removed in groups:
+        mine = [
+            [i for i in items if (i.first.subtask, i.second.subtask, i.removed) == (first, second, removed)]
+            for items in found
+        ]
+        words = {
+            "shared": f"both {first} and {second}",
+            "first alone": f"{first} alone",
+            "second alone": f"{second} alone",
+        }
+        weights = estimate(float(item.weights) for items in mine for item in items).mean
+        cells = (percent(estimate(i.value for items in mine for i in items if i.subtask == name)) for name in tested)
+        rows.append((words[removed], f"{weights:,.0f}", *cells))
+    caption = (
+        "Accuracy in % without the weights that both masks keep, and without those that one keeps and the other does not: shared "
+        "weights need not be weights that matter. Mean ± standard deviation over masks and network seeds."
+    )
+    return Grid("Without shared weights", caption, ("removed: kept by", "weights", *tested), tuple(rows))
+
+
 def table_drops(run: Run) -> Grid | None:
     """What masks lose of what their training left out; None where that is not the question."""
     found = drops(run.experiment, run.results)

@@ -119,6 +119,22 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class PairAccuracy:
+    """The network without what two masks share, or without what one keeps and the other does not, on a subtask."""
+
+    removed: str
+    """shared, first alone, second alone."""
+    first: MaskName
+    second: MaskName
+    weights: int
+    """How many are removed."""
+    subtask: str
+    """What was tested."""
+    value: float
+    examples: int
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How often a network's output on a subtask's problems is one thing or another; shares may add up to more than 1."""
 
@@ -180,6 +196,8 @@ class SeedResults:
     warnings: tuple[str, ...]
     removed: tuple[Removed, ...] = ()
     """Where the data name the outputs."""
+    pairs: tuple[PairAccuracy, ...] = ()
+    """Where there are few subtasks, each with a test of its own."""
     gradients: tuple[Similarity, ...] = ()
     """Under the first subtask's mask, where the experiment asks for them."""
 
@@ -220,6 +238,7 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
         tuple(_shares(experiment, masks)),
         warnings,
         tuple(_removed(experiment, masks)),
+        tuple(_pairs(experiment, model, masks)),
         _gradients(experiment, model, masks),
     )
 
@@ -270,6 +289,21 @@ def _accuracies(experiment: Experiment, network: str, name: MaskName | None, cal
     for subtask in data.tested:
         score = evaluate(callable_, data.tests("valid", subtask), data.metric(subtask))
         yield Accuracy(network, name, subtask, score.value, score.examples)
+
+
+def _pairs(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName, Mask]) -> Iterator[PairAccuracy]:
+    """Shared weights need not be weights that matter: what does removing them do, and removing the others?"""
+    data = experiment.data
+    if isinstance(data, HoldsOut) or len(data.subtasks) > FEW:
+        return
+    for first, second in combinations(masks, 2):
+        if first.seed != second.seed or data.full in (first.subtask, second.subtask):
+            continue
+        a, b = masks[first], masks[second]
+        for removed, mask in (("shared", a & b), ("first alone", a - b), ("second alone", b - a)):
+            for subtask in data.tested:
+                score = evaluate(masked(model, complement(mask)), data.tests("valid", subtask), data.metric(subtask))
+                yield PairAccuracy(removed, first, second, mask.kept_weights, subtask, score.value, score.examples)
 
 
 def _outcomes(experiment: Experiment, network: str, name: MaskName | None, callable_: Network) -> Iterator[Outcome]:
