@@ -10,8 +10,8 @@ from rich.text import Text
 
 from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.report.chart import COLOURS, Chart, Panel, Series, means, stds
+from maskscope.report.grid import Grid, percent, rich_table
 from maskscope.report.load import ContinualRun
-from maskscope.report.tables import Grid, percent, rich_table
 from maskscope.runs.verdict import Verdict
 
 REMEMBERS_ABOVE = 0.95

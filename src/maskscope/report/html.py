@@ -15,9 +15,9 @@ from pydantic import TypeAdapter
 
 from maskscope.report import charts, continual, figures
 from maskscope.report.chart import Chart
+from maskscope.report.grid import Grid
 from maskscope.report.load import ContinualRun, ContinualSeed, Found, Run, SeedRun
 from maskscope.report.tables import (
-    Grid,
     table_ablations,
     table_drops,
     table_one,

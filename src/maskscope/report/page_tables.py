@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.report import continual
+from maskscope.report.grid import Grid, percent
 from maskscope.report.load import ContinualRun, ContinualSeed, Run, SeedRun
 from maskscope.report.published import TABLE_ONE
 from maskscope.report.tables import (
-    Grid,
-    percent,
     table_drops,
     table_outcomes,
     table_overlap,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from rich.console import Console, Group
@@ -13,43 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from maskscope.analysis.intervals import LEVEL, Interval
-from maskscope.analysis.modularity import Estimate, Placed, estimate
+from maskscope.analysis.modularity import Placed, estimate
+from maskscope.report.grid import Grid, percent, ratio, rich_table, short, spread, turned
 from maskscope.report.load import Run
-from maskscope.runs.measures import reused, specialized
+from maskscope.runs.properties import reused, specialized
 from maskscope.runs.removal import drops
 from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN, HoldsOut
 from maskscope.runs.verdict import Verdict, accuracy, reuse_in, sharing, verdict
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of text."""
-
-    title: str
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def percent(value: Estimate) -> str:
-    """A mean share as percent, with its standard deviation where there is one.
-
-    Examples:
-        >>> percent(Estimate(0.5, math.nan, 1)), percent(Estimate(0.5, 0.012, 3))
-        ('50.0', '50.0 ± 1.2')
-    """
-    return _spread(value.mean * 100, value.std * 100, 1)
-
-
-def ratio(value: Estimate) -> str:
-    """A mean with its standard deviation, to two places."""
-    return _spread(value.mean, value.std, 2)
-
-
-def _spread(mean: float, std: float, places: int) -> str:
-    if math.isnan(mean):
-        return "–"
-    return f"{mean:.{places}f}" + ("" if math.isnan(std) else f" ± {std:.{places}f}")
 
 
 def table_one(run: Run) -> Grid:
@@ -78,16 +47,6 @@ def _columns(run: Run) -> list[tuple[str, str | None, str]]:
         named = f"{subtask} (control)" if subtask == run.experiment.data.full else subtask
         columns += [("mask", subtask, named), ("complement", subtask, f"¬ {named}")]
     return columns
-
-
-def spread(value: Interval) -> str:
-    """A number with its interval.
-
-    Examples:
-        >>> spread(Interval(0.5, 0.4, 0.6, 3, "networks"))
-        '0.50 [0.40, 0.60]'
-    """
-    return str(value).rsplit(" (", 1)[0]
 
 
 def table_specialization(run: Run) -> Grid | None:
@@ -313,10 +272,10 @@ def print_runs(runs: Sequence[Run], console: Console) -> None:
 def _said(said: Verdict, run: Run) -> list[Text | Table]:
     warned = [Text(f"Warning: {text}", style="yellow") for result in run.results for text in result.warnings]
     lost, overlap = table_drops(run), table_overlap(run)
-    tables = [turned(table_one(run))] if lost is None else [_short(lost, 6, len(lost.rows))]
+    tables = [turned(table_one(run))] if lost is None else [short(lost, 6, len(lost.rows))]
     special = table_specialization(run)
-    tables += [] if special is None else [_short(special, 3, len(special.rows))]
-    tables += [_short(overlap, 5, 3)] if overlap is not None and said.reuse is not None else []
+    tables += [] if special is None else [short(special, 3, len(special.rows))]
+    tables += [short(overlap, 5, 3)] if overlap is not None and said.reuse is not None else []
     return [
         Text.assemble((f"{said.finding.upper()}  ", "cyan"), (f"{said.headline}.", "bold")),
         Text(f"{said.overlap} {said.ablations}"),
@@ -324,25 +283,3 @@ def _said(said: Verdict, run: Run) -> list[Text | Table]:
         Text(""),
         *map(rich_table, tables),
     ]
-
-
-def _short(grid: Grid, columns: int, rows: int) -> Grid:
-    """The first of both, without a caption: for a terminal."""
-    return Grid(grid.title, "", grid.header[:columns], tuple(row[:columns] for row in grid.rows[:rows]))
-
-
-def turned(grid: Grid) -> Grid:
-    """Rows as columns: narrow enough for a terminal of 80 columns."""
-    cells = [grid.header, *grid.rows]
-    (_, *header), *rows = zip(*cells, strict=True)
-    return Grid(grid.title, grid.caption.replace("Columns:", "Rows:"), ("", *header), tuple(rows))
-
-
-def rich_table(grid: Grid) -> Table:
-    """A grid for the terminal."""
-    table = Table(title=Text(grid.title), title_justify="left", caption=Text(grid.caption) if grid.caption else None)
-    for i, name in enumerate(grid.header):
-        table.add_column(Text(name), justify="left" if i == 0 else "right")
-    for row in grid.rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table

@@ -22,7 +22,8 @@ from maskscope.core.mask import Mask
 from maskscope.core.seeded import derive, seeded
 from maskscope.runs.environment import threads_of
 from maskscope.runs.loop import Loop, Note, Report
-from maskscope.runs.results import MaskName, MaskRecord, SeedResults, histogram, measure
+from maskscope.runs.measure import histogram, measure
+from maskscope.runs.results import MaskName, MaskRecord, SeedResults
 from maskscope.runs.store import RunFolder, read_record, write_record, write_text
 from maskscope.runs.study import Experiment, Masking, from_json, to_json
 from maskscope.runs.train import Trainee, TrainingState, training

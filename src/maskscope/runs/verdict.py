@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, percent, reuse
-from maskscope.runs.measures import Reused, reused
+from maskscope.runs.properties import Reused, reused
 from maskscope.runs.removal import RemovalFinding, drops, removal_finding
 from maskscope.runs.results import HIDDEN, HoldsOut, SeedResults
 from maskscope.runs.study import Experiment

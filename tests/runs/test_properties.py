@@ -12,8 +12,8 @@ from maskscope.analysis.evaluate import evaluate
 from maskscope.core.apply import masked
 from maskscope.core.files import load_tensors
 from maskscope.core.mask import Mask
-from maskscope.runs.measures import reused, specialized
 from maskscope.runs.pipeline import Runner
+from maskscope.runs.properties import reused, specialized
 from maskscope.runs.results import HIDDEN, Accuracy, MaskName, PairOverlap, SeedResults
 from maskscope.runs.store import folder_of
 from maskscope.runs.verdict import verdict

@@ -1,0 +1,234 @@
+"""Testing a network under its masks, and comparing them: from a trained network to records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+import torch
+from torch import nn
+
+from maskscope.analysis.ablate import complement, half, keep_open, random_like
+from maskscope.analysis.compare import overlaps, remaining, shared
+from maskscope.analysis.evaluate import evaluate, evaluate_each
+from maskscope.analysis.gradients import Similarity, gradient_similarity
+from maskscope.core.apply import masked
+from maskscope.core.layout import Layout, layer
+from maskscope.core.mask import Mask
+from maskscope.core.objectives import Network
+from maskscope.core.seeded import derive
+from maskscope.runs.results import (
+    ALL,
+    ENDS,
+    FEW,
+    HIDDEN,
+    HISTOGRAM_BINS,
+    Accuracy,
+    Answering,
+    Confusable,
+    HoldsOut,
+    MaskName,
+    MaskSize,
+    Outcome,
+    PairAccuracy,
+    PairOverlap,
+    Removed,
+    SeedResults,
+    Share,
+)
+from maskscope.runs.study import Experiment
+
+SUFFICIENT = 0.9
+"""Below this share of the network's own accuracy a mask does not suffice for its subtask, and is warned of."""
+
+CONFUSED = ("full network", "mask", "complement", "complement with ends open")
+"""Networks whose outputs are looked at more closely than right and wrong."""
+
+EMPTY_OR_FULL = "keeps {what}: no overlap or ablation of it means anything"
+
+
+def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask]) -> SeedResults:
+    """Test a network under its masks and compare them.
+
+    Args:
+        experiment: The values the run was made from.
+        seed: Of the network.
+        model: The trained network.
+        masks: All its masks; the control is that of the full task. None: the network alone is tested.
+    """
+    accuracies: list[Accuracy] = []
+    outcomes: list[Outcome] = []
+    for tested in _networks(experiment, seed, model, masks):  # one at a time: each holds its mask unpacked
+        accuracies += _accuracies(experiment, *tested)
+        outcomes += _outcomes(experiment, *tested)
+    pairs = [(a, b) for a, b in combinations(masks, 2) if experiment.data.full not in (a.subtask, b.subtask)]
+    compared = tuple(
+        PairOverlap(a, b, item)
+        for a, b in pairs
+        for item in overlaps(masks[a], masks[b], places(experiment, masks[a].layout))
+    )
+    sizes = tuple(MaskSize(name, mask.counts()) for name, mask in masks.items())
+    warnings = (
+        *_mask_warnings(masks),
+        *_network_warnings(experiment, accuracies),
+        *_sufficiency_warnings(experiment, accuracies),
+    )
+    return SeedResults(
+        experiment.digest,
+        seed,
+        tuple(accuracies),
+        tuple(outcomes),
+        sizes,
+        compared,
+        tuple(_shares(experiment, masks)),
+        warnings,
+        tuple(_removed(experiment, masks)),
+        tuple(_pairs(experiment, model, masks)),
+        _gradients(experiment, model, masks),
+    )
+
+
+def places(experiment: Experiment, over: Layout) -> dict[str, tuple[str, ...]]:
+    """The parts of a network in which overlap is reported: tensors, layers of several tensors, hidden, ends, all."""
+    ends = set(experiment.network.ends)
+    layers: dict[str, tuple[str, ...]] = {}
+    for name in over.names:
+        layers[layer(name)] = (*layers.get(layer(name), ()), name)
+    single = {name: (name,) for name in over.names}
+    single |= {where: names for where, names in layers.items() if len(names) > 1}
+    parts = {
+        **(single if len(experiment.data.subtasks) <= FEW else {}),
+        HIDDEN: tuple(name for name in over.names if name not in ends),
+        ENDS: tuple(name for name in over.names if name in ends),
+        ALL: over.names,
+    }
+    return {where: names for where, names in parts.items() if names}
+
+
+def _networks(
+    experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask]
+) -> Iterator[tuple[str, MaskName | None, Network]]:
+    """Everything that is tested: the network, and under each mask and what is made from it."""
+    yield "full network", None, model
+    if not masks:
+        return
+    control = masks[MaskName(experiment.data.full, 0)]
+    ends, halves = experiment.network.ends, experiment.halves or (experiment.network.first_half,)
+    for name, mask in masks.items():
+        ablated = [
+            ("mask", mask),
+            ("complement", complement(mask)),
+            ("complement with ends open", keep_open(complement(mask), control, ends)),
+            ("random mask", random_like(mask, derive(seed, "random mask", name.subtask, name.seed))),
+        ]
+        if name.subtask == experiment.data.full:
+            for first in halves:
+                second = [parameter for parameter in control.layout.names if parameter not in first]
+                ablated += [("first half masked", half(mask, first)), ("second half masked", half(mask, second))]
+        for network, made in ablated:
+            yield network, name, masked(model, made)
+
+
+def _accuracies(experiment: Experiment, network: str, name: MaskName | None, callable_: Network) -> Iterator[Accuracy]:
+    data = experiment.data
+    for subtask in data.tested:
+        score = evaluate(callable_, data.tests("valid", subtask), data.metric(subtask))
+        yield Accuracy(network, name, subtask, score.value, score.examples)
+
+
+def _pairs(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName, Mask]) -> Iterator[PairAccuracy]:
+    """Shared weights need not be weights that matter: what does removing them do, and removing the others?"""
+    data = experiment.data
+    if isinstance(data, HoldsOut) or len(data.subtasks) > FEW:
+        return
+    for first, second in combinations(masks, 2):
+        if first.seed != second.seed or data.full in (first.subtask, second.subtask):
+            continue
+        a, b = masks[first], masks[second]
+        for removed, mask in (("shared", a & b), ("first alone", a - b), ("second alone", b - a)):
+            for subtask in data.tested:
+                score = evaluate(masked(model, complement(mask)), data.tests("valid", subtask), data.metric(subtask))
+                yield PairAccuracy(removed, first, second, mask.kept_weights, subtask, score.value, score.examples)
+
+
+def _outcomes(experiment: Experiment, network: str, name: MaskName | None, callable_: Network) -> Iterator[Outcome]:
+    data = experiment.data
+    if isinstance(data, Confusable) and network in (CONFUSED if len(data.subtasks) <= FEW else CONFUSED[:2]):
+        for subtask in data.tested:
+            scores = evaluate_each(callable_, data.tests("valid", subtask), data.outcome())
+            for outcome, score in zip(data.outcomes, scores, strict=True):
+                yield Outcome(network, name, subtask, outcome, score.value, score.examples)
+
+
+def _shares(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[Share]:
+    if experiment.masking is None:
+        return
+    control = masks[MaskName(experiment.data.full, 0)]
+    for repeat in range(experiment.masking.repeats):
+        names = [MaskName(subtask, repeat) for subtask in experiment.data.subtasks]
+        for where, parameters in places(experiment, control.layout).items():
+            alone = len(names) < 2
+            shares = (math.nan,) if alone else shared([masks[name] for name in names], parameters)
+            for name, share in zip(names, shares, strict=True):
+                yield Share(name, where, share, remaining(masks[name], control, parameters))
+
+
+def _removed(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[Removed]:
+    data, matrix = experiment.data, experiment.network.read_out
+    control = masks.get(MaskName(data.full, 0))
+    if control is None or not isinstance(data, Answering) or matrix not in control.layout.by_name:
+        return
+    whole = control.parameter(matrix)
+    for name, mask in masks.items():
+        gone = whole & ~mask.parameter(matrix)
+        for row, answer in enumerate(data.answers):
+            kept = int(whole[row].sum())
+            yield Removed(name, answer, kept, int(gone[row].sum()) / kept if kept else math.nan)
+
+
+def _gradients(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName, Mask]) -> tuple[Similarity, ...]:
+    """Source: published code: one mask, the validation images of all classes."""
+    data = experiment.data
+    if not masks or not experiment.gradients:
+        return ()
+    mask = masks[MaskName(data.subtasks[0], 0)]
+    return gradient_similarity(
+        model, mask, data.tests("valid", data.full), data.objective(data.full), experiment.gradients
+    )
+
+
+def _mask_warnings(masks: Mapping[MaskName, Mask]) -> Iterator[str]:
+    for name, mask in masks.items():
+        if mask.is_empty or mask.is_full:
+            what = EMPTY_OR_FULL.format(what="nothing" if mask.is_empty else "everything")
+            yield f"the mask of {name.subtask} (repetition {name.seed + 1}) {what}"
+
+
+def _network_warnings(experiment: Experiment, accuracies: Sequence[Accuracy]) -> Iterator[str]:
+    for item in accuracies:
+        if item.network == "full network" and item.value < experiment.data.solved:
+            yield (
+                f"the full network itself solves {item.subtask} only in {item.value:.1%} of cases "
+                f"(below {experiment.data.solved:.0%}): a mask cannot show what was not learned"
+            )
+
+
+def _sufficiency_warnings(experiment: Experiment, accuracies: Sequence[Accuracy]) -> Iterator[str]:
+    """Masks that lose what they were learned for: a subtask's its own, the control's anything, where subtasks leave out some."""
+    data = experiment.data
+    full = {item.subtask: item.value for item in accuracies if item.network == "full network"}
+    for item in accuracies:
+        mask = item.mask.subtask if item.network == "mask" and item.mask is not None else None
+        meant = mask == data.full if isinstance(data, HoldsOut) else mask == item.subtask
+        if meant and item.value < SUFFICIENT * full[item.subtask]:
+            yield (
+                f"a mask of {mask} serves {'its own subtask' if mask == item.subtask else item.subtask} only in "
+                f"{item.value:.1%} of cases (the network: {full[item.subtask]:.1%}): it has lost weights that matter; learn "
+                "longer or lower the penalty"
+            )
+
+
+def histogram(probability: torch.Tensor) -> tuple[int, ...]:
+    """Units per bin of keep probability."""
+    return tuple(int(count) for count in torch.histc(probability, HISTOGRAM_BINS, 0.0, 1.0))
