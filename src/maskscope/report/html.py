@@ -40,6 +40,10 @@ _PICTURE_CAPTION = (
 )
 
 
+_MANY, _FIRST = 16, 4
+"""A table of more rows than this shows its first ones, and all when asked."""
+
+
 @dataclass(frozen=True)
 class Plot:
     """A figure with its words."""
@@ -87,6 +91,8 @@ def write_report(found: Found, path: Path, title: str) -> Path:
         overview=[_plot(chart) for chart in pages],
         unfinished=found.unfinished,
         plotly=Markup(get_plotlyjs()),
+        many=_MANY,
+        first=_FIRST,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     write_text(path, page)

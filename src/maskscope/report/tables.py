@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from rich.console import Console, Group
@@ -34,7 +34,7 @@ def table_one(run: Run) -> Grid:
     )
     caption = (
         f"Accuracy in % on {_examples(run)} validation examples. Columns: the network as it is, then under each mask and "
-        f"each complement (¬). Mean ± standard deviation over {n or 'no'} masks ({len(run.seeds)} network seed"
+        f"each complement (¬). Mean ± standard deviation over {n or 'no'} mask{'' if n == 1 else 's'} ({len(run.seeds)} network seed"
         f"{'' if len(run.seeds) == 1 else 's'}); chance is {experiment.data.chance:.0%}."
     )
     return Grid("Accuracies", caption, ("accuracy on", *(title for _, _, title in columns)), rows)
@@ -190,10 +190,8 @@ def table_overlap(run: Run) -> Grid | None:
     subtasks = run.experiment.data.subtasks
     if len(subtasks) < 2 or not run.results[0].overlaps:
         return None
-    places = dict.fromkeys(item.overlap.where for item in run.results[0].overlaps)
-    ordered = [HIDDEN, ENDS, ALL, *(place for place in places if place not in (HIDDEN, ENDS, ALL))]
     rows: list[tuple[str, ...]] = []
-    for where in ordered:
+    for where in _ordered(item.overlap.where for item in run.results[0].overlaps):
         found, placed = reuse_in(run.results, where), reused(run.results, where)
         rows.append((where, *_placed(found.iou, placed.iou), *_placed(found.iomin, placed.iomin)))
     caption = (
@@ -203,6 +201,13 @@ def table_overlap(run: Run) -> Grid | None:
     )
     header = ("where", "IoU", "chance", "ceiling", "P_reuse", "IoMin", "chance", "ceiling", "P_reuse")
     return Grid("Overlap", caption, header, tuple(rows))
+
+
+def _ordered(places: Iterable[str]) -> list[str]:
+    """Pooled places first."""
+    known = dict.fromkeys(places)
+    pooled = [place for place in (HIDDEN, ENDS, ALL) if place in known]
+    return [*pooled, *(place for place in known if place not in pooled)]
 
 
 def _placed(placed: Placed, position: Interval) -> tuple[str, str, str, str]:
@@ -221,7 +226,7 @@ def table_shares(run: Run) -> Grid | None:
             where,
             *(percent(sharing(run.results, s, where, kind)) for kind in kinds for s in subtasks),
         )
-        for where in dict.fromkeys(item.where for item in run.results[0].shares)
+        for where in _ordered(item.where for item in run.results[0].shares)
     )
     caption = (
         "In %. Shared: of a mask's units, those that another subtask's mask also keeps. Remaining: of the control mask's "
