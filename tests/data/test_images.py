@@ -55,6 +55,7 @@ def test_a_gzip_file_is_known_by_its_content(tmp_path):
 
 
 WHOLE = idx(np.arange(24).reshape(2, 3, 4))
+PACKED = gzip.compress(WHOLE, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +68,21 @@ WHOLE = idx(np.arange(24).reshape(2, 3, 4))
         (WHOLE[:-1], "has 39 bytes, its header says 40"),
         (WHOLE + b"\0", "has 41 bytes, its header says 40"),
         (idx(np.ones((2, 4, 4))), r"examples of size \(4, 4\), expected \(3, 4\)"),
-        (gzip.compress(WHOLE)[:-12], "not a whole gzip file"),
-        (gzip.compress(WHOLE)[:12] + b"\xff" * 30, "not a whole gzip file"),
-        (gzip.compress(WHOLE)[:-8] + b"\0" * 8, "not a whole gzip file"),
+        (PACKED[:-12], "not a whole gzip file"),
+        (PACKED[:12] + b"\xff" * 30, "not a whole gzip file"),
+        (PACKED[:-8] + b"\0" * 8, "not a whole gzip file"),
+    ],
+    ids=[
+        "empty",
+        "a page",
+        "labels",
+        "header",
+        "short",
+        "long",
+        "other sizes",
+        "gzip short",
+        "gzip damaged",
+        "gzip checksum",
     ],
 )
 def test_a_damaged_or_foreign_idx_file_is_refused_by_name(tmp_path, content, message):

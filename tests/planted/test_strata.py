@@ -17,7 +17,7 @@ def test_strata_change_a_mask_no_more_than_another_seed_does():
         return functional.cross_entropy(network(batch[0]), batch[1])
 
     def mask(seed: int, *, strata: bool):
-        schedule = Schedule(steps=250, strata=strata)
+        schedule = Schedule(settled=None, steps=250, strata=strata)
         batches = lambda step: problems(50_000 * (seed + 1) + step)  # noqa: E731
         return learn_mask(model, batches, loss, schedule=schedule, penalty=1e-4, seed=seed).mask
 
