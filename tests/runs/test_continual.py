@@ -61,8 +61,11 @@ def test_what_is_frozen_is_never_forgotten(experiment, tmp_path):
         for task in results.tasks:
             assert task.accuracies == tuple(learned[: task.task + 1])
         assert results.retained() == 1.0
-    else:
-        assert results.tasks[-1].accuracies[:-1] != tuple(learned[:-1])
+    else:  # accuracies may agree by chance: on random images, where MNIST is not at hand, nothing is learned
+        folder = folder_of(tmp_path, experiment, 0)
+        first, last = (load_tensors(folder.path / "tasks" / f"{task}.safetensors").tensors for task in (0, 2))
+        kept = Mask.load(folder.mask("permutation 0", 0)).parameter("layers.1.weight")
+        assert not torch.equal(first["layers.1.weight"][kept], last["layers.1.weight"][kept])
 
 
 def test_frozen_weights_are_those_of_earlier_masks_and_others_begin_anew(tmp_path):
