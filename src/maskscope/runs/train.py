@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from maskscope.core.batches import Batch
-from maskscope.core.files import Damaged
+from maskscope.core.checkpoint import restore_training, training_state
 from maskscope.core.objectives import Objective
 from maskscope.core.seeded import derive, seeded
 from maskscope.runs.study import Training
@@ -27,27 +26,15 @@ class Trainee:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, buffers, moments and the step, as tensors."""
-        state = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
-                state[f"optimizer/{name}/{key}"] = value
-        return {name: tensor.detach().clone() for name, tensor in (state | {"step": torch.tensor(self.step)}).items()}
+        return training_state(self.model, self.optimizer, self.parameters, self.step)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over what ``state`` returned.
 
         Raises:
-            Damaged: Steps were taken, but the optimiser's moments are missing; nothing is taken over.
+            Damaged: The optimiser's moments are missing; nothing is taken over.
         """
-        if int(state["step"]) and not any(name.startswith("optimizer/") for name in state):
-            raise Damaged("the checkpoint has no moments of the optimiser")
-        self.model.load_state_dict({n.removeprefix("model/"): t for n, t in state.items() if n.startswith("model/")})
-        for name, parameter in self.parameters.items():
-            prefix = f"optimizer/{name}/"
-            moments = {n.removeprefix(prefix): t.clone() for n, t in state.items() if n.startswith(prefix)}
-            if moments:
-                self.optimizer.state[parameter] = moments
-        self.step = int(state["step"])
+        self.step = restore_training(state, self.model, self.optimizer, self.parameters)
 
 
 class TrainingState(NamedTuple):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from maskscope.core.files import Damaged
 from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.layout import layout
 from maskscope.core.learning.joint import Joint, JointSchedule, learning_jointly
@@ -110,6 +111,16 @@ def test_a_resumed_run_goes_on_bit_for_bit():
     assert torch.equal(whole.logits, second.logits)
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_state_without_moments_is_refused_and_changes_nothing():
+    first, second = begun(network()), begun(network())
+    run(first, 3)
+    state = {name: tensor for name, tensor in first.state().items() if not name.startswith("optimizer/")}
+    before = second.state()
+    with pytest.raises(Damaged, match="no moments"):
+        second.restore(state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in second.state().items())
 
 
 def test_another_layout_is_refused():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from maskscope.core.apply import call_with
 from maskscope.core.batches import Batch, Part, cut
+from maskscope.core.checkpoint import restore_training, training_state
 from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.layout import Layout
 from maskscope.core.mask import Mask
@@ -87,23 +88,16 @@ class Joint:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, buffers, logits, moments and the step, as tensors."""
-        state = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        state |= {"logits": self.logits, "step": torch.tensor(self.step)}
-        for name, tensor in self._learned().items():
-            for key, value in self.adam.state[tensor].items():
-                state[f"adam/{name}/{key}"] = value
-        return {name: tensor.detach().clone() for name, tensor in state.items()}
+        return training_state(self.model, self.adam, self._learned(), self.step) | {"logits": self.logits.clone()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what ``state`` returned."""
-        self.model.load_state_dict({n.removeprefix("model/"): t for n, t in state.items() if n.startswith("model/")})
+        """Take over what ``state`` returned.
+
+        Raises:
+            Damaged: The optimiser's moments are missing; nothing is taken over.
+        """
+        self.step = restore_training(state, self.model, self.adam, self._learned())
         self.logits.copy_(state["logits"])
-        for name, tensor in self._learned().items():
-            prefix = f"adam/{name}/"
-            moments = {n.removeprefix(prefix): t.clone() for n, t in state.items() if n.startswith(prefix)}
-            if moments:
-                self.adam.state[tensor] = moments
-        self.step = int(state["step"])
 
     def mask(self, gate: GumbelSigmoid) -> Mask:
         """What is kept."""
@@ -166,8 +160,8 @@ def learning_jointly(
         [1, 2, 3]
     """
     layout, weights = joint.layout, joint.weights
-    ones = torch.ones_like(joint.logits)
-    if gate.expected_slope(ones, ones) is None:
+    some = joint.logits[:1]
+    if gate.expected_slope(some, some) is None:
         raise ValueError(f"learning weights and mask together needs a gate with an expected slope, got {gate}")
     index = {span.name: torch.arange(span.units, dtype=torch.int32) for span in layout.spans}
     for step in range(joint.step, schedule.steps):
