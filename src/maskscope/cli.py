@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from maskscope.analysis.compare import overlap, per_layer, per_tensor
-from maskscope.core.layout import Layout
 from maskscope.core.learning.learn import NonFiniteLossError
 from maskscope.core.mask import Mask
 from maskscope.core.select import nearest
@@ -27,10 +26,8 @@ from maskscope.report.continual import print_continual
 from maskscope.report.html import write_report
 from maskscope.report.load import ContinualRun, Found, Run, find
 from maskscope.report.tables import print_runs
-from maskscope.runs.continual import Continual
 from maskscope.runs.jobs import Job, JobFailed, run_jobs
 from maskscope.runs.store import InUse, folder_of, segment
-from maskscope.runs.study import layout_of
 from maskscope.runs.train import DivergedError
 
 app = tyro.extras.SubcommandApp()
@@ -154,15 +151,11 @@ def _dry_run(chosen: tuple[Study, ...], seeds: tuple[int, ...], root: Path) -> N
     console = Console()
     for item in chosen:
         console.print(f"{item.plan}, for each of {len(seeds)} seed(s)", highlight=False)
-        console.print(_layout(item).table(), markup=False, highlight=False, soft_wrap=True)
+        console.print(item.layout().table(), markup=False, highlight=False, soft_wrap=True)
         for seed in seeds:
             path = folder_of(root, item, seed).path
             state = "done" if (path / "results.json").exists() else "begun" if path.exists() else "new"
             console.print(f"{path}: {state}", markup=False, highlight=False)
-
-
-def _layout(item: Study) -> Layout:
-    return item.layout() if isinstance(item, Continual) else layout_of(item)
 
 
 def _report(found: Found, path: Path, title: str) -> None:

@@ -9,7 +9,6 @@ from maskscope.experiments import experiments
 from maskscope.models.lstm import LSTM, LSTMSettings
 from maskscope.models.mlp import MLP, MLPSettings
 from maskscope.models.twin import CopySecondHalf
-from maskscope.runs.study import layout_of
 
 
 @pytest.mark.parametrize(
@@ -43,7 +42,7 @@ def test_counts_of_add_mul_are_the_published_ones(variant, masked, trainable):
     with torch.device("meta"):
         model = experiment.network.build(experiment.data.inputs, experiment.data.outputs)
     names = layout(model).names
-    assert layout_of(experiment).weights == masked
+    assert experiment.layout().weights == masked
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trainable
     assert all(set(half) < set(names) for half in experiment.halves)
 

@@ -23,10 +23,11 @@ from maskscope.report.load import Found, find
 from maskscope.report.page import write_page
 from maskscope.report.paper import write_figures
 from maskscope.report.tables import print_runs, table_one, table_outcomes, table_overlap, table_shares
+from maskscope.runs.estimates import accuracy
 from maskscope.runs.pipeline import Runner
 from maskscope.runs.results import ALL, Accuracy, MaskName
 from maskscope.runs.store import folder_of
-from maskscope.runs.verdict import accuracy, verdict
+from maskscope.runs.verdict import verdict
 
 
 @pytest.fixture(scope="module")

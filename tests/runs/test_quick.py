@@ -5,9 +5,10 @@ from rich.console import Console
 
 from maskscope.experiments import experiments
 from maskscope.report.load import find
+from maskscope.runs.estimates import accuracy, reuse_in
 from maskscope.runs.jobs import Job, run_jobs
 from maskscope.runs.results import HIDDEN
-from maskscope.runs.verdict import accuracy, reuse_in, verdict
+from maskscope.runs.verdict import verdict
 
 
 @pytest.mark.slow
@@ -23,10 +24,10 @@ def test_trained_networks_keep_the_pairs_apart_and_the_copied_one_does_not(tmp_p
             assert accuracy(run.results, "mask", other, own).mean <= 0.03
             assert accuracy(run.results, "complement", own, own).mean <= 0.30
     for variant in ("fnn", "lstm"):
-        found = reuse_in(runs[variant].results, *runs[variant].experiment.data.subtasks, HIDDEN)
+        found = reuse_in(runs[variant].results, HIDDEN, runs[variant].experiment.data.subtasks)
         assert found.iou.between.mean < 0.4 * found.iou.ceiling.mean
         assert verdict(runs[variant].experiment, runs[variant].results).finding == "separate"
     copied = runs["fnn-copied"]
-    found = reuse_in(copied.results, *copied.experiment.data.subtasks, HIDDEN)
+    found = reuse_in(copied.results, HIDDEN, copied.experiment.data.subtasks)
     assert found.iou.between.mean > 0.9 * found.iou.ceiling.mean
     assert verdict(copied.experiment, copied.results).finding == "shared"

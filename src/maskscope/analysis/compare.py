@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from maskscope.analysis.chance import Sizes, expected
 from maskscope.analysis.number import Number
-from maskscope.core.layout import layer
+from maskscope.core.layout import by_layer
 from maskscope.core.mask import Mask, expect_mask
 
 
@@ -121,10 +121,7 @@ def per_tensor(a: Mask, b: Mask) -> tuple[Overlap, ...]:
 
 def per_layer(a: Mask, b: Mask) -> tuple[Overlap, ...]:
     """Overlap in each layer: the parameters of one module (of one of its stacked layers) pooled."""
-    layers: dict[str, list[str]] = {}
-    for name in a.layout.names:
-        layers.setdefault(layer(name), []).append(name)
-    return overlaps(a, b, layers)
+    return overlaps(a, b, by_layer(a.layout.names))
 
 
 def overlaps(a: Mask, b: Mask, groups: Mapping[str, Iterable[str]]) -> tuple[Overlap, ...]:

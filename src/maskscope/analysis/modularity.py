@@ -21,7 +21,7 @@ SEPARATE_BELOW = 1 / 3
 SHARED_ABOVE = 2 / 3
 """Where reuse counts as absent and as present. A convention."""
 
-ROOM = 0.2
+_ROOM = 0.2
 """The ceiling must lie this far above chance for a position between them to mean anything."""
 
 
@@ -69,10 +69,14 @@ class Placed:
     """Of the same subtask learned again, both subtasks pooled."""
 
     @property
+    def room(self) -> float:
+        """From chance to ceiling."""
+        return self.ceiling.mean - self.chance
+
+    @property
     def position(self) -> float:
         """Where it lies between chance (0) and ceiling (1); NaN where there is no room between them."""
-        room = self.ceiling.mean - self.chance
-        return (self.between.mean - self.chance) / room if room >= ROOM else math.nan
+        return (self.between.mean - self.chance) / self.room if self.room >= _ROOM else math.nan
 
 
 @dataclass(frozen=True)

@@ -265,6 +265,19 @@ def layer(parameter: str) -> str:
     return ".".join(part for part in (module, stacked[1] if stacked else "") if part) or leaf
 
 
+def by_layer(parameters: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Parameters by the layer they belong to.
+
+    Examples:
+        >>> by_layer(["0.weight", "0.bias", "2.weight"])
+        {'0': ('0.weight', '0.bias'), '2': ('2.weight',)}
+    """
+    layers: dict[str, tuple[str, ...]] = {}
+    for name in parameters:
+        layers[layer(name)] = (*layers.get(layer(name), ()), name)
+    return layers
+
+
 def layout(
     model: nn.Module,
     select: Sequence[Pattern] | None = None,

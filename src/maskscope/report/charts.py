@@ -13,8 +13,9 @@ from maskscope.core.layout import layer
 from maskscope.report import lost_charts
 from maskscope.report.chart import BLACK, BLUE, COLOURS, ORANGE, Chart, Panel, Series, Style, means, stds
 from maskscope.report.load import Run, SeedRun
+from maskscope.runs.estimates import accuracy, reuse_in, sharing
 from maskscope.runs.results import ALL, HIDDEN, HISTOGRAM_BINS
-from maskscope.runs.verdict import Verdict, accuracy, reuse_in, sharing
+from maskscope.runs.verdict import Verdict
 
 MANY = 16
 """Tensors above which layers are shown instead."""

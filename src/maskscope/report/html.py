@@ -11,7 +11,6 @@ from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
-from pydantic import TypeAdapter
 
 from maskscope.report import charts, continual, figures
 from maskscope.report.chart import Chart
@@ -136,11 +135,11 @@ def _section(run: Run, index: int) -> Section:
 
 
 def _in_turn(run: ContinualRun, index: int) -> Section:
-    anchor, config = f"network-{index}", TypeAdapter(type(run.experiment)).dump_json(run.experiment, indent=1).decode()
+    anchor = f"network-{index}"
     drawn = continual.sharing(run)
     plot = Plot(drawn.title, drawn.caption, _html(figures.rendered(drawn), anchor))
     said, table = continual.verdict(run), continual.table_tasks(run)
-    return Section(anchor, run.name, said, (), (table,), (plot,), run.seeds, config)
+    return Section(anchor, run.name, said, (), (table,), (plot,), run.seeds, run.experiment.to_json())
 
 
 def _html(figure: go.Figure, identity: str) -> Markup:

@@ -8,9 +8,9 @@ from maskscope.analysis.gradients import EVERYWHERE
 from maskscope.analysis.modularity import estimate
 from maskscope.report.chart import COLOURS, Chart, Heat, Panel, Series, Style, means, stds
 from maskscope.report.load import Run
+from maskscope.runs.estimates import accuracy, outcome
 from maskscope.runs.removal import drops
 from maskscope.runs.results import FEW
-from maskscope.runs.verdict import accuracy
 
 
 def of_run(run: Run) -> tuple[Chart | None, ...]:
@@ -61,17 +61,8 @@ def confusions(run: Run) -> Chart | None:
 
 
 def _confusion(run: Run, mask: str, outcomes: Sequence[str]) -> list[list[float]]:
-    items = [
-        item
-        for result in run.results
-        for item in result.outcomes
-        if item.network == "mask" and item.mask is not None and item.mask.subtask == mask
-    ]
     return [
-        [
-            100 * estimate(item.value for item in items if (item.subtask, item.outcome) == (tested, outcome)).mean
-            for outcome in outcomes
-        ]
+        [100 * outcome(run.results, "mask", tested, name, mask).mean for name in outcomes]
         for tested in run.experiment.data.tested
     ]
 

@@ -17,8 +17,9 @@ from maskscope.report.tables import (
     table_pairs,
     table_specialization,
 )
+from maskscope.runs.estimates import accuracy, sharing
 from maskscope.runs.results import ALL, ENDS, HIDDEN
-from maskscope.runs.verdict import accuracy, sharing, verdict
+from maskscope.runs.verdict import verdict
 
 
 @dataclass(frozen=True)

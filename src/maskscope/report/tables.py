@@ -15,10 +15,11 @@ from maskscope.analysis.intervals import LEVEL, Interval
 from maskscope.analysis.modularity import Placed, estimate
 from maskscope.report.grid import Grid, percent, ratio, rich_table, short, spread, turned
 from maskscope.report.load import Run
+from maskscope.runs.estimates import accuracy, outcome, reuse_in, sharing
 from maskscope.runs.properties import reused, specialized
 from maskscope.runs.removal import drops
 from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN, HoldsOut
-from maskscope.runs.verdict import Verdict, accuracy, reuse_in, sharing, verdict
+from maskscope.runs.verdict import Verdict, verdict
 
 
 def table_one(run: Run) -> Grid:
@@ -163,18 +164,7 @@ def table_outcomes(run: Run) -> Grid | None:
     subtasks, outcomes = run.experiment.data.subtasks, dict.fromkeys(item.outcome for item in found)
     rows: list[tuple[str, ...]] = []
     for network, mask, title in _columns(run):
-        cells = [
-            percent(
-                estimate(
-                    item.value
-                    for item in found
-                    if (item.network, item.subtask, item.outcome) == (network, asked, outcome)
-                    and (item.mask.subtask if item.mask else None) == mask
-                )
-            )
-            for asked in subtasks
-            for outcome in outcomes
-        ]
+        cells = [percent(outcome(run.results, network, asked, name, mask)) for asked in subtasks for name in outcomes]
         rows.append((title, *cells))
     caption = (
         "In % of the problems that ask for a subtask: how often the output is the result of either operation, or of "

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Literal
 
@@ -15,21 +17,22 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+from maskscope.analysis.compare import remaining
 from maskscope.analysis.evaluate import evaluate
 from maskscope.analysis.number import Number
 from maskscope.core.apply import masked
 from maskscope.core.files import load_tensors, save_tensors
 from maskscope.core.gates import GumbelSigmoid
-from maskscope.core.layout import Layout, layer, layout
+from maskscope.core.layout import Layout, by_layer, layout
 from maskscope.core.learning.joint import Joint, JointSchedule, JointState, learning_jointly
 from maskscope.core.mask import Count, Mask
 from maskscope.core.objectives import accuracy, cross_entropy
 from maskscope.core.seeded import derive, seeded
 from maskscope.data.mnist import PermutedMNIST
 from maskscope.models.mlp import MLPSettings
-from maskscope.runs.environment import threads_of
+from maskscope.runs.environment import at_work
 from maskscope.runs.loop import Loop, Note, Report
-from maskscope.runs.store import RunFolder, read_record, write_record, write_text
+from maskscope.runs.store import RunFolder, read_record, write_record
 from maskscope.runs.study import hashed
 
 Protection = Literal["frozen", "none"]
@@ -77,8 +80,11 @@ class Continual:
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits over everything that changes numbers."""
-        values = TypeAdapter(Continual).dump_python(self, mode="json")
-        return hashed({name: value for name, value in values.items() if name != "title"})
+        return hashed({name: value for name, value in json.loads(self.to_json()).items() if name != "title"})
+
+    def to_json(self) -> str:
+        """Indented."""
+        return TypeAdapter(Continual).dump_json(self, indent=1).decode()
 
     @property
     def plan(self) -> str:
@@ -138,10 +144,7 @@ def union(masks: Sequence[Mask], over: Layout, without: Sequence[str] = ()) -> M
         >>> union([Mask.full(over)], over, ["weight"]).kept_units
         0
     """
-    kept = torch.zeros(over.units, dtype=torch.bool)
-    for mask in masks:
-        kept |= mask.kept
-    return Mask.of(over, kept & ~over.covering(without))
+    return reduce(or_, masks, Mask.empty(over)) - Mask.of(over, over.covering(without))
 
 
 @dataclass(frozen=True)
@@ -165,11 +168,8 @@ class ContinualRunner:
     def run(self) -> ContinualResults:
         """Do what is not done yet, and return the results."""
         experiment = self.experiment
-        with self.folder.owned(), threads_of(self.folder, self.threads):
-            config = self.folder.path / "config.json"
-            if not config.exists():
-                write_text(config, TypeAdapter(Continual).dump_json(experiment, indent=1).decode() + "\n")
-            model, over, masks = self._built(), experiment.layout(), list[Mask]()
+        with at_work(self.folder, experiment.to_json(), self.threads):
+            model, over, masks = self._fresh("network"), experiment.layout(), list[Mask]()
             tasks = list[TaskResults]()
             for task in range(experiment.data.permutations):
                 if not self._done(task):
@@ -194,21 +194,19 @@ class ContinualRunner:
     def _done(self, task: int) -> bool:
         return all(path.exists() for path in (self._weights(task), self._record(task), self._mask(task)))
 
-    def _built(self) -> nn.Module:
-        return self._fresh("network")
-
     def _fresh(self, *purpose: str | int) -> nn.Module:
         with seeded(derive(self.seed, *purpose)):
             return self.experiment.network.build(self.experiment.data.inputs, self.experiment.data.outputs)
 
     def _learn(self, task: int, model: nn.Module, over: Layout, masks: Sequence[Mask]) -> None:
         """Learn a task, the network being as the task before left it."""
-        experiment, frozen = self.experiment, experiment_frozen(self.experiment, masks, over)
+        experiment = self.experiment
         seen = union(masks, over, experiment.first_layer if experiment.own_first_layer else ())
+        frozen = seen if experiment.protection == "frozen" else Mask.empty(over)
         if task and experiment.protection == "frozen":
             _begin_anew(model, self._fresh("network", task), frozen)
         if task and experiment.own_first_layer:
-            _begin_anew(model, self._fresh("first layer", task), _outside(over, experiment.first_layer))
+            _begin_anew(model, self._fresh("first layer", task), ~Mask.of(over, over.covering(experiment.first_layer)))
         logits = torch.where(seen.kept, experiment.used, experiment.new)
         joint = Joint(model, over, logits, frozen, experiment.schedule.learning_rate)
         loop = self._loop(f"permutation {task}")
@@ -226,14 +224,14 @@ class ContinualRunner:
         mask = joint.mask(experiment.gate)
         mask.save(self._mask(task))
         save_tensors(self._weights(task), model.state_dict(), {"experiment": experiment.digest, "task": task})
-        readings = loop.readings()
+        readings, layers = loop.readings(), {**by_layer(over.names), "all layers": over.names}
         record = TaskResults(
             task,
             seconds,
             float(readings[-1]["loss"]) if readings else float("nan"),
             mask.counts(),
-            tuple((where, _share(mask, seen, names)) for where, names in layers(over).items()),
-            tuple((where, _used([*masks, mask], over, names)) for where, names in layers(over).items()),
+            tuple((where, remaining(seen, mask, names)) for where, names in layers.items()),
+            tuple((where, _density(union([*masks, mask], over), names)) for where, names in layers.items()),
             tuple(self._accuracies(model, [*masks, mask])),
             sum(len(batch[1]) for batch in experiment.data.tests("valid", task)),
         )
@@ -256,21 +254,6 @@ class ContinualRunner:
         return Loop(self.folder, task, phase, self.report, self.checkpoint_seconds, self.tell_seconds)
 
 
-def experiment_frozen(experiment: Continual, masks: Sequence[Mask], over: Layout) -> Mask:
-    """The units whose weights may not change any more."""
-    if experiment.protection == "none":
-        return Mask.empty(over)
-    return union(masks, over, experiment.first_layer if experiment.own_first_layer else ())
-
-
-def layers(over: Layout) -> dict[str, tuple[str, ...]]:
-    """Parameters by layer, and all of them."""
-    found: dict[str, tuple[str, ...]] = {}
-    for name in over.names:
-        found[layer(name)] = (*found.get(layer(name), ()), name)
-    return {**found, "all layers": over.names}
-
-
 def _begin_anew(model: nn.Module, fresh: nn.Module, except_: Mask) -> None:
     """Take weights from a fresh network, but for some."""
     new = dict(fresh.named_parameters())
@@ -279,20 +262,9 @@ def _begin_anew(model: nn.Module, fresh: nn.Module, except_: Mask) -> None:
             weight.copy_(torch.where(except_.parameter(name), weight, new[name]))
 
 
-def _outside(over: Layout, names: Sequence[str]) -> Mask:
-    return Mask.of(over, ~over.covering(names))
-
-
-def _share(mask: Mask, seen: Mask, names: Sequence[str]) -> float:
+def _density(mask: Mask, names: Sequence[str]) -> float:
     here = mask.layout.covering(names)
-    kept = mask.kept & here
-    count = int(kept.sum())
-    return int((kept & seen.kept).sum()) / count if count else float("nan")
-
-
-def _used(masks: Sequence[Mask], over: Layout, names: Sequence[str]) -> float:
-    here = over.covering(names)
-    return int((union(masks, over).kept & here).sum()) / int(here.sum())
+    return int((mask.kept & here).sum()) / int(here.sum())
 
 
 def _reading(state: JointState) -> Note:

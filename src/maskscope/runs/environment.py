@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from maskscope.core.files import Damaged
-from maskscope.runs.store import RunFolder, read_record, write_record
+from maskscope.runs.store import RunFolder, read_record, write_record, write_text
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,26 @@ def environment(threads: int, started: str) -> Environment:
         threads,
         started,
     )
+
+
+@contextmanager
+def at_work(folder: RunFolder, config: str, threads: int) -> Generator[None]:
+    """Own a run's folder, with its configuration in it and its thread count set.
+
+    Args:
+        folder: The run's.
+        config: As JSON; written if the run has not begun yet.
+        threads: As for ``threads_of``.
+
+    Raises:
+        InUse: Another process owns the folder.
+        OSError: The folder cannot be written to.
+    """
+    with folder.owned(), threads_of(folder, threads):
+        path = folder.path / "config.json"
+        if not path.exists():
+            write_text(path, config + "\n")
+        yield
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from maskscope.analysis.compare import overlaps, remaining, shared
 from maskscope.analysis.evaluate import evaluate, evaluate_each
 from maskscope.analysis.gradients import Similarity, gradient_similarity
 from maskscope.core.apply import masked
-from maskscope.core.layout import Layout, layer
+from maskscope.core.layout import Layout, by_layer
 from maskscope.core.mask import Mask
 from maskscope.core.objectives import Network
 from maskscope.core.seeded import derive
@@ -55,7 +55,7 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
         experiment: The values the run was made from.
         seed: Of the network.
         model: The trained network.
-        masks: All its masks; the control is that of the full task. None: the network alone is tested.
+        masks: All its masks; the control is that of the full task. Empty: the network alone is tested.
     """
     accuracies: list[Accuracy] = []
     outcomes: list[Outcome] = []
@@ -92,11 +92,8 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
 def places(experiment: Experiment, over: Layout) -> dict[str, tuple[str, ...]]:
     """The parts of a network in which overlap is reported: tensors, layers of several tensors, hidden, ends, all."""
     ends = set(experiment.network.ends)
-    layers: dict[str, tuple[str, ...]] = {}
-    for name in over.names:
-        layers[layer(name)] = (*layers.get(layer(name), ()), name)
     single = {name: (name,) for name in over.names}
-    single |= {where: names for where, names in layers.items() if len(names) > 1}
+    single |= {where: names for where, names in by_layer(over.names).items() if len(names) > 1}
     parts = {
         **(single if len(experiment.data.subtasks) <= FEW else {}),
         HIDDEN: tuple(name for name in over.names if name not in ends),
@@ -147,9 +144,10 @@ def _pairs(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName, Ma
             continue
         a, b = masks[first], masks[second]
         for removed, mask in (("shared", a & b), ("first alone", a - b), ("second alone", b - a)):
-            for subtask in data.tested:
-                score = evaluate(masked(model, complement(mask)), data.tests("valid", subtask), data.metric(subtask))
-                yield PairAccuracy(removed, first, second, mask.kept_weights, subtask, score.value, score.examples)
+            for found in _accuracies(experiment, removed, None, masked(model, complement(mask))):
+                yield PairAccuracy(
+                    removed, first, second, mask.kept_weights, found.subtask, found.value, found.examples
+                )
 
 
 def _outcomes(experiment: Experiment, network: str, name: MaskName | None, callable_: Network) -> Iterator[Outcome]:

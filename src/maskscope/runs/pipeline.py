@@ -20,11 +20,11 @@ from maskscope.core.learning.learned import Reading, State, finish, origin_of, r
 from maskscope.core.learning.logits import Logits
 from maskscope.core.mask import Mask
 from maskscope.core.seeded import derive, seeded
-from maskscope.runs.environment import threads_of
+from maskscope.runs.environment import at_work
 from maskscope.runs.loop import Loop, Note, Report
 from maskscope.runs.measure import histogram, measure
 from maskscope.runs.results import MaskName, MaskRecord, SeedResults
-from maskscope.runs.store import RunFolder, read_record, write_record, write_text
+from maskscope.runs.store import RunFolder, read_record, write_record
 from maskscope.runs.study import Experiment, Masking, from_json, to_json
 from maskscope.runs.train import Trainee, TrainingState, training
 
@@ -85,17 +85,14 @@ class Runner:
     def run(self) -> SeedResults:
         """Do what is not done yet, and return the results."""
         experiment = self.experiment
-        with self.folder.owned(), threads_of(self.folder, self.threads):
-            config = self.folder.path / "config.json"
-            if not config.exists():
-                write_text(config, to_json(experiment) + "\n")
+        with at_work(self.folder, to_json(experiment), self.threads):
             model = self._trained()
             masks = {} if experiment.masking is None else self._masks(experiment.masking, model)
             return self._measured(model, masks)
 
     def _masks(self, masking: Masking, model: nn.Module) -> dict[MaskName, Mask]:
         """Every mask, the control first: others may take parameters from it."""
-        over = layout(model, masking.select or None, granularity=masking.granularity)
+        over = masking.over(model)
         learner = _Learner(masking, model, fingerprint(model), over)
         masks: dict[MaskName, Mask] = {}
         for subtask, seed in self.experiment.masks():

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from maskscope.analysis.compare import Overlap
 from maskscope.analysis.intervals import NOTHING, Interval, crossed, nested, student
-from maskscope.analysis.modularity import ROOM, SEPARATE_BELOW, SHARED_ABOVE, Finding, estimate
+from maskscope.analysis.modularity import SEPARATE_BELOW, SHARED_ABOVE, Finding, Placed, Reuse
 from maskscope.analysis.specialize import Specialization, specialization
+from maskscope.runs.estimates import compared, reuse_in
 from maskscope.runs.results import MaskName, PairOverlap, SeedResults
 from maskscope.runs.study import Experiment
 
@@ -106,67 +108,49 @@ def reused(results: Sequence[SeedResults], where: str, pair: tuple[str, str] | N
         results: One per network seed.
         where: What part of the network.
         pair: The subtasks. Default: any two.
+
+    Raises:
+        ValueError: The runs hold no overlap of such subtasks there.
     """
-    compared = [[item for item in result.overlaps if item.overlap.where == where] for result in results]
-    if pair is not None:
-        compared = [[i for i in items if {i.first.subtask, i.second.subtask} <= set(pair)] for items in compared]
     return Reused(
         where,
-        _position(compared, lambda item: (item.overlap.iou, item.overlap.chance_iou)),
-        _position(compared, lambda item: (item.overlap.iomin, item.overlap.chance_iomin)),
+        _position(results, where, pair, lambda found: found.iou, lambda overlap: overlap.iou),
+        _position(results, where, pair, lambda found: found.iomin, lambda overlap: overlap.iomin),
     )
 
 
-Values = Callable[[PairOverlap], tuple[float, float]]
-"""An overlap and its chance level."""
+Value = Callable[[Overlap], float]
+"""IoU or IoMin."""
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """One network's overlap, chance and ceiling."""
-
-    between: float
-    chance: float
-    ceiling: float
-
-    @property
-    def room(self) -> float:
-        return self.ceiling - self.chance
-
-    @property
-    def position(self) -> float:
-        return (self.between - self.chance) / self.room if self.room >= ROOM else math.nan
-
-
-def _placed(items: Sequence[PairOverlap], values: Values) -> _Placed:
-    different = [values(item) for item in items if item.first.subtask != item.second.subtask]
-    again = [values(item)[0] for item in items if item.first.subtask == item.second.subtask]
-    return _Placed(
-        estimate(value for value, _ in different).mean,
-        estimate(chance for _, chance in different).mean,
-        estimate(again).mean,
-    )
-
-
-def _position(compared: Sequence[Sequence[PairOverlap]], values: Values) -> Interval:
-    placed = [_placed(items, values) for items in compared]
-    known = [i for i, item in enumerate(placed) if not math.isnan(item.position)]
+def _position(
+    results: Sequence[SeedResults],
+    where: str,
+    pair: tuple[str, str] | None,
+    place: Callable[[Reuse], Placed],
+    value: Value,
+) -> Interval:
+    placed = [(result, place(reuse_in([result], where, pair))) for result in results]
+    known = [(result, item) for result, item in placed if not math.isnan(item.position)]
     if len(known) != 1:
-        return nested([[placed[i].position] for i in known])
-    return _of_one(compared[known[0]], placed[known[0]], values)
+        return nested([[item.position] for _, item in known])
+    (result, item) = known[0]
+    return _of_one(compared([result], where, pair), item, value)
 
 
-def _of_one(items: Sequence[PairOverlap], placed: _Placed, values: Values) -> Interval:
-    between = _table(items, values)
-    again = [values(item)[0] for item in items if item.first.subtask == item.second.subtask]
+def _of_one(items: Sequence[PairOverlap], placed: Placed, value: Value) -> Interval:
+    between = _table(items, value)
+    again = [value(item.overlap) for item in items if item.first.subtask == item.second.subtask]
     table, ceiling = crossed(between) if between.size else NOTHING, nested([again])
     error = math.hypot(table.error, placed.position * ceiling.error) / placed.room
     return student(placed.position, error, float(max(1, min(between.shape) - 1)), table.n, "masks")
 
 
-def _table(items: Sequence[PairOverlap], values: Values) -> Float64[np.ndarray, "first second"]:
+def _table(items: Sequence[PairOverlap], value: Value) -> Float64[np.ndarray, "first second"]:
     """Overlaps of every mask of the first subtask with every one of the second; empty where there are not just two."""
-    found = {(item.first, item.second): values(item)[0] for item in items if item.first.subtask != item.second.subtask}
+    found = {
+        (item.first, item.second): value(item.overlap) for item in items if item.first.subtask != item.second.subtask
+    }
     subtasks = sorted({name.subtask for pair in found for name in pair})
     if len(subtasks) != 2:
         return np.zeros((0, 0))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, estimate
+from maskscope.runs.estimates import accuracies, accuracy
 from maskscope.runs.results import HoldsOut, SeedResults
 from maskscope.runs.study import Experiment
 
@@ -63,12 +64,12 @@ def drops(experiment: Experiment, results: Sequence[SeedResults]) -> tuple[Drop,
             Drop(
                 subtask,
                 out,
-                estimate(_values(results, "full network", None, out)),
-                estimate(_values(results, "mask", data.full, out)),
-                estimate(_values(results, "mask", subtask, out)),
+                accuracy(results, "full network", out),
+                accuracy(results, "mask", out, data.full),
+                accuracy(results, "mask", out, subtask),
                 _relative(results, data.full, subtask, out),
                 worst,
-                others.get(worst, Estimate(math.nan, math.nan, 0)),
+                others.get(worst, estimate(())),
             )
         )
     return tuple(found)
@@ -89,24 +90,18 @@ def removal_finding(found: Sequence[Drop]) -> RemovalFinding:
     return "no exclusive weights" if mean <= NONE_BELOW else "some exclusive weights"
 
 
+def worst_besides(found: Sequence[Drop]) -> Drop:
+    """The one whose mask takes most of something that its training did not leave out."""
+    return max(found, key=lambda drop: _or_least(drop.relative_other.mean))
+
+
 def _relative(results: Sequence[SeedResults], control: str, subtask: str, tested: str) -> Estimate:
     values: list[float] = []
     for result in results:
-        (before,) = _values([result], "mask", control, tested)
-        values += [
-            (before - after) / before if before > 0 else math.nan
-            for after in _values([result], "mask", subtask, tested)
-        ]
+        (before,) = accuracies([result], "mask", tested, control)
+        after = accuracies([result], "mask", tested, subtask)
+        values += [(before - value) / before if before > 0 else math.nan for value in after]
     return estimate(values)
-
-
-def _values(results: Sequence[SeedResults], network: str, mask: str | None, tested: str) -> list[float]:
-    return [
-        item.value
-        for result in results
-        for item in result.accuracies
-        if (item.network, item.subtask) == (network, tested) and (item.mask.subtask if item.mask else None) == mask
-    ]
 
 
 def _or_least(value: float) -> float:

@@ -15,8 +15,7 @@ from torch import nn
 
 from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
-from maskscope.core.layout import Layout
-from maskscope.core.layout import layout as lay_out
+from maskscope.core.layout import Layout, layout
 from maskscope.core.learning.learn import PENALTY
 from maskscope.core.learning.schedules import FAST, Schedule
 from maskscope.data.add_mul import AddMul
@@ -149,6 +148,10 @@ class Masking:
         if self.batch < self.schedule.samples:
             raise ValueError(f"a mask batch of {self.batch} cannot be cut into {self.schedule.samples} samples")
 
+    def over(self, model: nn.Module) -> Layout:
+        """The layout of its masks over a network."""
+        return layout(model, self.select or None, granularity=self.granularity)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -213,6 +216,16 @@ class Experiment:
         """The full task (its mask is the control) and the subtasks."""
         return (self.data.full, *self.data.subtasks)
 
+    def layout(self) -> Layout:
+        """The layout that its masks have; default settings where it learns none.
+
+        Examples:
+            >>> Experiment("double-addition", "fnn", DoubleAddition("separate"), MLPSettings()).layout().weights
+            12240000
+        """
+        with torch.device("meta"):
+            return (self.masking or Masking()).over(self.network.build(self.data.inputs, self.data.outputs))
+
     def masks(self) -> tuple[tuple[str, int], ...]:
         """Every mask to learn, as (subtask, mask seed): the control once, each subtask ``repeats`` times."""
         if self.masking is None:
@@ -259,17 +272,3 @@ def from_json(text: str) -> Experiment:
         pydantic.ValidationError: With the path of every wrong field.
     """
     return TypeAdapter(Experiment).validate_json(text)
-
-
-def layout_of(experiment: Experiment) -> Layout:
-    """The layout that its masks will have.
-
-    Examples:
-        >>> experiment = Experiment("double-addition", "fnn", DoubleAddition("separate"), MLPSettings())
-        >>> layout_of(experiment).weights
-        12240000
-    """
-    with torch.device("meta"):
-        network = experiment.network.build(experiment.data.inputs, experiment.data.outputs)
-    masking = experiment.masking or Masking()
-    return lay_out(network, masking.select or None, granularity=masking.granularity)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, percent, reuse
+from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, percent
+from maskscope.runs.estimates import accuracy, reuse_in
 from maskscope.runs.properties import Reused, reused
-from maskscope.runs.removal import RemovalFinding, drops, removal_finding
+from maskscope.runs.removal import RemovalFinding, drops, removal_finding, worst_besides
 from maskscope.runs.results import HIDDEN, HoldsOut, SeedResults
 from maskscope.runs.study import Experiment
 
@@ -33,54 +34,6 @@ SPARED = 0.9
 """Below this share of its accuracy a subtask counts as harmed by the removal of another's weights."""
 
 _WITHOUT = ("complement", "complement with ends open")
-
-
-def accuracy(results: Iterable[SeedResults], network: str, subtask: str, mask: str | None = None) -> Estimate:
-    """Mean accuracy on a subtask over network seeds and repetitions of the mask.
-
-    Args:
-        results: One per network seed.
-        network: Which network or ablation, as named in ``Accuracy``.
-        subtask: What was tested.
-        mask: Whose mask; None for the full network.
-    """
-    return estimate(
-        item.value
-        for result in results
-        for item in result.accuracies
-        if item.network == network and item.subtask == subtask and (item.mask.subtask if item.mask else None) == mask
-    )
-
-
-def sharing(
-    results: Iterable[SeedResults], subtask: str, where: str, kind: Literal["shared", "remaining"] = "shared"
-) -> Estimate:
-    """The paper's sharing statistics of a subtask's mask somewhere, over network seeds and repetitions: a mean of ``Share``."""
-    return estimate(
-        share.shared if kind == "shared" else share.remaining
-        for result in results
-        for share in result.shares
-        if (share.name.subtask, share.where) == (subtask, where)
-    )
-
-
-def reuse_in(results: Iterable[SeedResults], where: str, pair: tuple[str, str] | None = None) -> Reuse:
-    """How far subtasks share units somewhere, over all seeds and repetitions.
-
-    Args:
-        results: One per network seed.
-        where: What part of the network.
-        pair: Two subtasks. Default: any two.
-
-    Raises:
-        ValueError: The runs hold no overlap of such subtasks there.
-    """
-    compared = [item for result in results for item in result.overlaps if item.overlap.where == where]
-    if pair is not None:
-        compared = [item for item in compared if {item.first.subtask, item.second.subtask} <= set(pair)]
-    between = [item.overlap for item in compared if item.first.subtask != item.second.subtask]
-    again = [item.overlap for item in compared if item.first.subtask == item.second.subtask]
-    return reuse(between, again, where)
 
 
 def verdict(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
@@ -115,10 +68,8 @@ def _removal(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
         f"{percent(max(known, default=math.nan))})."
     )
     each = "; ".join(f"{d.held_out} {d.control.mean:.1%} to {d.mask.mean:.1%}" for d in found)
-    worst = max(found, key=lambda drop: drop.relative_other.mean)
-    others = (
-        f"What falls most besides: {worst.worst_other} without {worst.held_out}, by {worst.relative_other.mean:.0%}."
-    )
+    worst = worst_besides(found)
+    others = f"What falls most besides: {worst.worst_other} without {worst.held_out}, by {percent(worst.relative_other.mean)}."
     return Verdict(finding, headline, lost, f"{each}. {others}", None)
 
 
