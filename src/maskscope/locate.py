@@ -18,9 +18,14 @@ def named(data: Path | None = None) -> Path | None:
     return Path(setting).expanduser() if setting else None
 
 
+def kept() -> Path:
+    """What was made or fetched once for this user: ``$XDG_CACHE_HOME/maskscope``, or below ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "maskscope"
+
+
 def cache() -> Path:
-    """The user's cache folder for data: ``$XDG_CACHE_HOME/maskscope/data``, or below ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "maskscope" / "data"
+    """The user's cache folder for data."""
+    return kept() / "data"
 
 
 def find(folder: str, names: Sequence[str], data: Path | None = None) -> Path | None:

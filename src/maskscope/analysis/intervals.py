@@ -46,9 +46,18 @@ class Interval:
             >>> print(Interval(0.5, 0.4, 0.6, 3, "networks"))
             0.50 [0.40, 0.60] (n=3 networks)
         """
-        spread = "" if math.isnan(self.low) else f" [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.short} (n={self.n}{'' if self.over == 'nothing' else f' {self.over}'})"
+
+    @property
+    def short(self) -> str:
+        """Without n, which a table has elsewhere.
+
+        Examples:
+            >>> Interval(0.5, 0.4, 0.6, 3, "networks").short
+            '0.50 [0.40, 0.60]'
+        """
         value = "–" if math.isnan(self.mean) else f"{self.mean:.2f}"
-        return f"{value}{spread} (n={self.n}{'' if self.over == 'nothing' else f' {self.over}'})"
+        return value if math.isnan(self.low) else f"{value} [{self.low:.2f}, {self.high:.2f}]"
 
     def within(self, low: float, high: float) -> bool:
         """Whether all of it lies there; False where it has no ends.

@@ -20,6 +20,7 @@ from filelock import FileLock
 from maskscope.core.files import Damaged, replacing
 from maskscope.data import mathematics_generation
 from maskscope.data.mathematics_generation import DRAWS_PER_QUESTION, RELEASE, TRAINED, Level, Task, levels_of
+from maskscope.locate import kept
 from maskscope.progress import bars
 
 Part = tuple[Literal["train", "valid"], Level]
@@ -69,8 +70,8 @@ class Collection:
 
 def folder() -> Path:
     """Where the files are: ``maskscope/mathematics`` in ``MASKSCOPE_CACHE``, ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    outer = os.environ.get("MASKSCOPE_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(outer) / "maskscope" / "mathematics"
+    outer = os.environ.get("MASKSCOPE_CACHE")
+    return (Path(outer) / "maskscope" if outer else kept()) / "mathematics"
 
 
 def cached(collection: Collection) -> Path:

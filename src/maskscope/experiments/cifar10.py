@@ -8,6 +8,7 @@ layer of class masks is the control mask's.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from maskscope.core.learning.schedules import FAST, PUBLISHED
 from maskscope.data.cifar10 import ClassPairs, ClassRemoval
@@ -43,15 +44,14 @@ RESNET_110 = Experiment(
 )
 
 
-def pretrained(depth: int) -> Experiment:
+def pretrained(depth: Literal[20, 56]) -> Experiment:
     """Masks on a network that others trained."""
-    network = PretrainedResNetSettings(depth=56 if depth == 56 else 20)
     return Experiment(
         name="cifar10",
         variant=f"resnet-{depth}-pretrained",
         title=f"ResNet-{depth}, trained by others",
         data=ClassRemoval(validation="test", scaling="imagenet"),
-        network=network,
+        network=PretrainedResNetSettings(depth=depth),
         training=Training(steps=0),
         masking=RESNET_110.remasked(batch=128).masking,
     )

@@ -6,9 +6,10 @@ Source: Csordas et al. 2021, SCAN; settings of the published sweeps ``scan``, ``
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 from maskscope.core.learning.schedules import FAST, PUBLISHED
-from maskscope.data.scan import SPLITS, Scan, SplitName
+from maskscope.data.scan import SPLITS, Scan
 from maskscope.experiments.halves import random_halves
 from maskscope.models.encoder_decoder import EncoderDecoderSettings
 from maskscope.models.transformer import TransformerSettings
@@ -42,25 +43,19 @@ TRANSFORMER = Experiment(
 
 def baselines(experiment: Experiment) -> tuple[Experiment, ...]:
     """The same network trained from scratch on each of the other splits, without masks."""
+    data = cast("Scan", experiment.data)
     return tuple(
         replace(
             experiment,
             name="scan-baseline",
             variant=f"{experiment.variant}-{split.replace(' ', '-')}",
             title=f"{experiment.title}, trained on {split}",
-            data=Scan(learned=split, masked=(), forcing=_forcing(experiment)),
+            data=replace(data, learned=split, masked=()),
             masking=None,
         )
-        for split in _others()
+        for split in SPLITS
+        if split != data.learned
     )
-
-
-def _others() -> tuple[SplitName, ...]:
-    return tuple(split for split in SPLITS if split != "simple")
-
-
-def _forcing(experiment: Experiment) -> float:
-    return experiment.data.forcing if isinstance(experiment.data, Scan) else 1.0
 
 
 def _with(experiment: Experiment, training: int, steps: int) -> Experiment:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from maskscope.analysis.intervals import Interval
 from maskscope.analysis.modularity import Estimate
 
 
@@ -41,16 +40,6 @@ def _spread(mean: float, std: float, places: int) -> str:
     if math.isnan(mean):
         return "–"
     return f"{mean:.{places}f}" + ("" if math.isnan(std) else f" ± {std:.{places}f}")
-
-
-def spread(value: Interval) -> str:
-    """A number with its interval.
-
-    Examples:
-        >>> spread(Interval(0.5, 0.4, 0.6, 3, "networks"))
-        '0.50 [0.40, 0.60]'
-    """
-    return str(value).rsplit(" (", 1)[0]
 
 
 def turned(grid: Grid) -> Grid:

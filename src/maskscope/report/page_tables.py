@@ -126,18 +126,22 @@ def overlaps(setting: Setting) -> str:
     return markdown(header, rows)
 
 
+def _joined(setting: Setting, table: Callable[[Run], Grid | None], first: str) -> str:
+    """A report's table of every run that has it, under each other; empty where none has."""
+    known = [(run.name, grid) for run in setting.runs if (grid := table(run)) is not None]
+    if not known:
+        return ""
+    return markdown((first, *known[0][1].header), [[name, *row] for name, grid in known for row in grid.rows])
+
+
 def special(setting: Setting) -> str:
     """P_specialize and what it is made of."""
-    grids = [(run.name, table_specialization(run)) for run in setting.runs]
-    known = [(name, grid) for name, grid in grids if grid is not None]
-    return markdown(("network", *known[0][1].header), [[name, *row] for name, grid in known for row in grid.rows])
+    return _joined(setting, table_specialization, "network")
 
 
 def shared_weights(setting: Setting) -> str:
     """What removing shared weights does; empty where no run has measured it."""
-    grids = [(run.name, table_pairs(run)) for run in setting.runs]
-    known = [(name, grid) for name, grid in grids if grid is not None]
-    return markdown(("network", *known[0][1].header), [[n, *row] for n, g in known for row in g.rows]) if known else ""
+    return _joined(setting, table_pairs, "network")
 
 
 def places(setting: Setting) -> str:
@@ -176,10 +180,7 @@ def sizes(setting: Setting) -> str:
 
 def outcomes(setting: Setting) -> str:
     """The confusions of every network."""
-    grids = [(run.name, table_outcomes(run)) for run in setting.runs]
-    known = [(name, grid) for name, grid in grids if isinstance(grid, Grid)]
-    rows = [[name, *row] for name, grid in known for row in grid.rows]
-    return markdown(("of", *known[0][1].header), rows)
+    return _joined(setting, table_outcomes, "of")
 
 
 def _beside(ours: Estimate, theirs: str | None) -> str:
@@ -189,9 +190,7 @@ def _beside(ours: Estimate, theirs: str | None) -> str:
 
 def lost(setting: Setting) -> str:
     """What masks lose of what their training left out."""
-    grids = [(run.name, table_drops(run)) for run in setting.runs]
-    known = [(name, grid) for name, grid in grids if grid is not None]
-    return markdown(("of", *known[0][1].header), [[name, *row] for name, grid in known for row in grid.rows])
+    return _joined(setting, table_drops, "of")
 
 
 def matrix(setting: Setting) -> str:

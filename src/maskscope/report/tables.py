@@ -13,7 +13,7 @@ from rich.text import Text
 
 from maskscope.analysis.intervals import LEVEL, Interval
 from maskscope.analysis.modularity import Placed, estimate
-from maskscope.report.grid import Grid, percent, ratio, rich_table, short, spread, turned
+from maskscope.report.grid import Grid, percent, ratio, rich_table, short, turned
 from maskscope.report.load import Run
 from maskscope.runs.estimates import accuracy, outcome, reuse_in, sharing
 from maskscope.runs.properties import reused, specialized
@@ -61,7 +61,7 @@ def table_specialization(run: Run) -> Grid | None:
     rows = tuple(
         (
             item.subtask,
-            *(spread(value) for value in (item.p_specialize, item.necessity, item.sufficiency, item.specificity)),
+            *(value.short for value in (item.p_specialize, item.necessity, item.sufficiency, item.specificity)),
             f"{item.necessity.n} {item.necessity.over}",
         )
         for item in found
@@ -78,24 +78,21 @@ def table_specialization(run: Run) -> Grid | None:
 
 def table_pairs(run: Run) -> Grid | None:
     """What removing shared weights does, and removing those of one subtask alone; None where that was not measured."""
-    found = [list(result.pairs) for result in run.results]
-    if not any(found):
+    found = [item for result in run.results for item in result.pairs]
+    if not found:
         return None
     tested = run.experiment.data.tested
-    groups = dict.fromkeys((item.first.subtask, item.second.subtask, item.removed) for items in found for item in items)
+    groups = dict.fromkeys((item.first.subtask, item.second.subtask, item.removed) for item in found)
     rows: list[tuple[str, ...]] = []
     for first, second, removed in groups:
-        mine = [
-            [i for i in items if (i.first.subtask, i.second.subtask, i.removed) == (first, second, removed)]
-            for items in found
-        ]
+        mine = [i for i in found if (i.first.subtask, i.second.subtask, i.removed) == (first, second, removed)]
         words = {
             "shared": f"both {first} and {second}",
             "first alone": f"{first} alone",
             "second alone": f"{second} alone",
         }
-        weights = estimate(float(item.weights) for items in mine for item in items).mean
-        cells = (percent(estimate(i.value for items in mine for i in items if i.subtask == name)) for name in tested)
+        weights = estimate(float(item.weights) for item in mine).mean
+        cells = (percent(estimate(item.value for item in mine if item.subtask == name)) for name in tested)
         rows.append((words[removed], f"{weights:,.0f}", *cells))
     caption = (
         "Accuracy in % without the weights that both masks keep, and without those that one keeps and the other does not: shared "
@@ -202,7 +199,7 @@ def _ordered(places: Iterable[str]) -> list[str]:
 
 def _placed(placed: Placed, position: Interval) -> tuple[str, str, str, str]:
     chance = "–" if math.isnan(placed.chance) else f"{placed.chance:.2f}"
-    return ratio(placed.between), chance, ratio(placed.ceiling), spread(position)
+    return ratio(placed.between), chance, ratio(placed.ceiling), position.short
 
 
 def table_shares(run: Run) -> Grid | None:

@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float32, Int32, Int64
 from torch import Tensor
 
+from maskscope.locate import kept
+
 SOURCE = Path(__file__).with_name("gated.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 
@@ -200,7 +202,7 @@ def build(flags: tuple[str, ...], folder: Path | None = None) -> tuple[Path, boo
     processor = next((x for x in _lines("/proc/cpuinfo") if x.startswith(("flags", "Features"))), platform.processor())
     what = "\n".join([SOURCE.read_text(encoding="utf-8"), compiler, *flags, processor])
     name = f"gated-{hashlib.sha256(what.encode()).hexdigest()[:16]}.so"
-    folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maskscope"
+    folder = folder or kept()
     path = folder / name
     if path.exists():
         return path, False
