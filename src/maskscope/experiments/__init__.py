@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from maskscope.core.select import nearest
-from maskscope.experiments import add_mul, cifar10, double_addition, mathematics, permuted_mnist, scan
+from maskscope.experiments import add_mul, cifar10, double_addition, mathematics, permuted_mnist, planted, scan
 from maskscope.runs.continual import Continual
 from maskscope.runs.study import Experiment
 
@@ -48,6 +48,7 @@ EXPERIMENTS: dict[str, dict[Preset, tuple[Study, ...]]] = {
         "standard": permuted_mnist.STANDARD,
         "paper": permuted_mnist.PAPER,
     },
+    "planted": {"quick": planted.QUICK, "standard": planted.STANDARD, "paper": planted.PAPER},
 }
 
 SUMMARIES: dict[str, str] = {
@@ -60,6 +61,7 @@ SUMMARIES: dict[str, str] = {
     "cifar10": "images: does a mask learned without a class lose that class, and only that?",
     "cifar10-pairs": "masks of two classes, learned twice: how repeatable are they?",
     "permuted-mnist": "digits with permuted pixels, in turn: what is shared, and what is forgotten?",
+    "planted": "networks put together so that it is known what they share: are the numbers right?",
     "add-mul-penalty": "the same masks under many penalties: do accuracy and sharing depend on it?",
 }
 

@@ -22,11 +22,13 @@ from maskscope.data.add_mul import AddMul
 from maskscope.data.cifar10 import ClassPairs, ClassRemoval
 from maskscope.data.double_addition import DoubleAddition
 from maskscope.data.mathematics import Mathematics
+from maskscope.data.planted import Planted
 from maskscope.data.scan import Scan
 from maskscope.models.cnn import CNNSettings
 from maskscope.models.encoder_decoder import EncoderDecoderSettings
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings
+from maskscope.models.planted import PlantedSettings
 from maskscope.models.resnet import PretrainedResNetSettings, ResNetSettings
 from maskscope.models.transformer import TransformerSettings
 from maskscope.models.twin import CopySecondHalf
@@ -35,7 +37,9 @@ FORMAT = 3
 """Raised when the same configuration gives other numbers than before; part of every run's hash."""
 
 Granularity = Annotated[PerWeight | PerOutput | PerInput | PerTensor, Field(discriminator="kind")]
-Data = Annotated[DoubleAddition | AddMul | Scan | Mathematics | ClassRemoval | ClassPairs, Field(discriminator="kind")]
+Data = Annotated[
+    DoubleAddition | AddMul | Scan | Mathematics | ClassRemoval | ClassPairs | Planted, Field(discriminator="kind")
+]
 NetworkSettings = Annotated[
     MLPSettings
     | LSTMSettings
@@ -43,7 +47,8 @@ NetworkSettings = Annotated[
     | TransformerSettings
     | CNNSettings
     | ResNetSettings
-    | PretrainedResNetSettings,
+    | PretrainedResNetSettings
+    | PlantedSettings,
     Field(discriminator="kind"),
 ]
 
