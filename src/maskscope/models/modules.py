@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from jaxtyping import Float
@@ -90,7 +91,7 @@ class Circular(nn.Module):
         super().__init__()
         sizes = (inputs, *hidden)
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(a, b, 3, padding=1, padding_mode="circular") for a, b in zip(sizes, sizes[1:], strict=False)
+            nn.Conv1d(a, b, 3, padding=1, padding_mode="circular") for a, b in pairwise(sizes)
         )
         self.output = nn.Linear(hidden[-1], outputs)
 

@@ -132,15 +132,13 @@ class PlantedSettings:
         parts = round(self.shared * PROBLEMS)
         blocks: dict[str, tuple[tuple[int, ...], ...]] = {}
         for place, name in enumerate(hidden):
-            if self.by == "layers":  # the weights between two shared spaces are shared: one space more than layers
-                common = PROBLEMS if parts and place <= parts else 0
-            else:
-                common = parts
+            trunk = PROBLEMS if parts and place <= parts else 0  # weights lie between two spaces: one more than layers
+            common = trunk if self.by == "layers" else parts
             own = tuple(range(PROBLEMS, 2 * PROBLEMS - common))
             blocks[name] = (slots[0], (*range(common), *own))
         used = {name: 2 * PROBLEMS - len({*a} & {*b}) for name, (a, b) in blocks.items()}
         ends = {name: slots for name, space in self._architecture.spaces.items() if not space.hidden}
-        return _Wiring(blocks | ends, used | {name: SUBTASKS * PROBLEMS for name in ends})
+        return _Wiring(blocks | ends, used | dict.fromkeys(ends, SUBTASKS * PROBLEMS))
 
     def _sizes(self, wiring: _Wiring) -> Sizes:
         spaces = self._architecture.spaces

@@ -12,7 +12,7 @@ from jinja2 import PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from maskscope.report import charts, continual, figures
+from maskscope.report import calibration, charts, continual, figures
 from maskscope.report.chart import Chart
 from maskscope.report.grid import Grid
 from maskscope.report.load import ContinualRun, ContinualSeed, Found, Run, SeedRun
@@ -24,6 +24,7 @@ from maskscope.report.tables import (
     table_overlap,
     table_pairs,
     table_shares,
+    table_significance,
     table_sizes,
     table_specialization,
 )
@@ -41,6 +42,9 @@ _PICTURE_CAPTION = (
 
 _MANY, _FIRST = 16, 4
 """A table of more rows than this shows its first ones, and all when asked."""
+
+_DRAWN = 24
+"""A page about more runs than this has no figures of each: it would not open."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,18 @@ def write_report(found: Found, path: Path, title: str) -> Path:
     """
     if found.is_empty:
         raise ValueError(f"nothing to report yet: {'; '.join(found.unfinished) or 'no run'}")
-    sections = [_section(run, i) for i, run in enumerate(found.runs)]
+    drawn = len(found.runs) <= _DRAWN
+    sections = [_section(run, i, drawn=drawn) for i, run in enumerate(found.runs)]
     sections += [_in_turn(run, i) for i, run in enumerate(found.continual, start=len(sections))]
-    pages = over_all(found)
     templates = Templates(loader=PackageLoader("maskscope.report"), autoescape=True, undefined=StrictUndefined)
     page = templates.get_template("report.html.j2").render(
         title=title,
         sections=sections,
-        overview=[_plot(chart) for chart in pages],
+        overview=[_plot(chart) for chart in over_all(found)],
+        summaries=[
+            grid for grid in (calibration.table(found.runs), calibration.levels(found.runs)) if grid is not None
+        ],
+        drawn=drawn,
         unfinished=found.unfinished,
         plotly=Markup(get_plotlyjs()),
         many=_MANY,
@@ -103,21 +111,18 @@ def over_all(found: Found) -> tuple[Chart, ...]:
     placed = charts.position([(run.name, verdict(run.experiment, run.results)) for run in found.runs])
     across = charts.across(found.runs) if found.runs else None
     forgotten = continual.forgetting(found.continual) if found.continual else None
-    return tuple(chart for chart in (placed, across, forgotten) if chart is not None)
+    planted = calibration.chart(found.runs)
+    return tuple(chart for chart in (planted, placed, across, forgotten) if chart is not None)
 
 
 def _plot(chart: Chart) -> Plot:
     return Plot(chart.title, chart.caption, _html(figures.rendered(chart), chart.name))
 
 
-def _section(run: Run, index: int) -> Section:
+def _section(run: Run, index: int, *, drawn: bool) -> Section:
     anchor = f"network-{index}"
     said = verdict(run.experiment, run.results)
-    drawn = [(chart.title, chart.caption, figures.rendered(chart)) for chart in charts.of_run(run)]
-    pair = run.experiment.data.subtasks[:2]
-    if said.reuse is not None and len(pair) == 2 and all(run.seeds[0].has(MaskName(name, 0)) for name in pair):
-        drawn.insert(2, (_PICTURE, _PICTURE_CAPTION, figures.mask_pictures(run)))
-    plots = tuple(Plot(name, text, _html(figure, f"{anchor}-{i}")) for i, (name, text, figure) in enumerate(drawn))
+    plots = _plots(run, said, anchor) if drawn else ()
     warned = tuple(text for result in run.results for text in result.warnings)
     tables = (
         table_drops(run),
@@ -127,11 +132,20 @@ def _section(run: Run, index: int) -> Section:
         table_ablations(run),
         table_pairs(run),
         table_overlap(run),
+        table_significance(run),
         table_shares(run),
         table_sizes(run),
     )
     kept = tuple(table for table in tables if table is not None)
     return Section(anchor, run.name, said, warned, kept, plots, run.seeds, to_json(run.experiment))
+
+
+def _plots(run: Run, said: Verdict, anchor: str) -> tuple[Plot, ...]:
+    drawn = [(chart.title, chart.caption, figures.rendered(chart)) for chart in charts.of_run(run)]
+    pair = run.experiment.data.subtasks[:2]
+    if said.reuse is not None and len(pair) == 2 and all(run.seeds[0].has(MaskName(name, 0)) for name in pair):
+        drawn.insert(2, (_PICTURE, _PICTURE_CAPTION, figures.mask_pictures(run)))
+    return tuple(Plot(name, text, _html(figure, f"{anchor}-{i}")) for i, (name, text, figure) in enumerate(drawn))
 
 
 def _in_turn(run: ContinualRun, index: int) -> Section:

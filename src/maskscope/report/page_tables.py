@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from maskscope.analysis.modularity import Estimate, estimate
-from maskscope.report import continual
+from maskscope.report import calibration, continual
 from maskscope.report.grid import Grid, percent
 from maskscope.report.load import ContinualRun, ContinualSeed, Run, SeedRun
 from maskscope.report.published import TABLE_ONE
@@ -231,6 +231,20 @@ def repeatability(setting: Setting) -> str:
                 [run.name, row[0], row[3], row[1], row[2]] for row in overlap.rows if row[0] in (HIDDEN, ENDS, ALL)
             ]
     return markdown(("of", "where", "IoU, the same twice", "IoU, different ones", "chance"), rows)
+
+
+def calibrated(setting: Setting) -> str:
+    """Errors of the numbers on planted networks."""
+    return _whole(calibration.table(setting.runs))
+
+
+def levels(setting: Setting) -> str:
+    """What was found at every true level."""
+    return _whole(calibration.levels(setting.runs))
+
+
+def _whole(grid: Grid | None) -> str:
+    return markdown(grid.header, grid.rows) if grid else ""
 
 
 def in_turn(setting: Setting) -> str:

@@ -19,6 +19,7 @@ from maskscope.runs.estimates import accuracy, outcome, reuse_in, sharing
 from maskscope.runs.properties import reused, specialized
 from maskscope.runs.removal import drops
 from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN, HoldsOut
+from maskscope.runs.significance import significance
 from maskscope.runs.verdict import Verdict, verdict
 
 
@@ -192,14 +193,50 @@ def table_overlap(run: Run) -> Grid | None:
 
 def _ordered(places: Iterable[str]) -> list[str]:
     """Pooled places first."""
-    known = dict.fromkeys(places)
-    pooled = [place for place in (HIDDEN, ENDS, ALL) if place in known]
-    return [*pooled, *(place for place in known if place not in pooled)]
+    return sorted(dict.fromkeys(places), key=_places)
 
 
 def _placed(placed: Placed, position: Interval) -> tuple[str, str, str, str]:
     chance = "–" if math.isnan(placed.chance) else f"{placed.chance:.2f}"
     return ratio(placed.between), chance, ratio(placed.ceiling), position.short
+
+
+def table_significance(run: Run) -> Grid | None:
+    """P-values of overlaps against chance and against the ceiling; None where there are no two subtasks, or many."""
+    if len(run.experiment.data.subtasks) > FEW:
+        return None
+    found = significance(run.experiment, run.results)
+    if not found:
+        return None
+    pairs = len({item.pair for item in found}) > 1
+    rows = tuple(
+        (
+            f"{' and '.join(item.pair)}: {item.where}" if pairs else item.where,
+            *map(_p_value, (item.chance, item.chance_corrected, item.ceiling, item.ceiling_corrected)),
+        )
+        for item in sorted(found, key=lambda item: _places(item.where))
+    )
+    caption = (
+        "p-values. Chance: that the first masks of the two subtasks share so much, or so little, if the kept weights of each "
+        "tensor lay anywhere in it (exact, two-sided; networks put together by Fisher's method). With many weights nearly "
+        "everything differs from chance: how much is what P_reuse says. Ceiling: that masks overlap so little across subtasks if "
+        "it did not matter which subtask they were learned for (renaming the masks of each network); a dash where there are too "
+        "few masks to tell. Corrected for all rows (Benjamini and Yekutieli)."
+    )
+    header = ("where", "chance", "corrected", "ceiling", "corrected")
+    return Grid("Significance", caption, header, rows)
+
+
+def _places(where: str) -> int:
+    """Pooled places first."""
+    pooled = (HIDDEN, ENDS, ALL)
+    return pooled.index(where) if where in pooled else len(pooled)
+
+
+def _p_value(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "< 0.0001" if value < 1e-4 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def table_shares(run: Run) -> Grid | None:

@@ -15,6 +15,7 @@ from maskscope.core.apply import bake
 from maskscope.core.files import Damaged, load_tensors, save_tensors
 from maskscope.core.fingerprint import Fingerprint, fingerprint
 from maskscope.core.layout import Layout, layout
+from maskscope.core.learning.kernels import Mode, worth_compiling
 from maskscope.core.learning.learn import learning
 from maskscope.core.learning.learned import Reading, State, finish, origin_of, read, undecided
 from maskscope.core.learning.logits import Logits
@@ -99,6 +100,11 @@ class Runner:
             control = masks.get(MaskName(self.experiment.data.full, 0))
             masks[MaskName(subtask, seed)] = self._mask(MaskName(subtask, seed), learner, control)
         return masks
+
+    def _kernel(self, over: Layout, masking: Masking) -> Mode:
+        """By the work of all masks, not of one; the same for every one, whichever is learned first."""
+        work = len(self.experiment.masks()) * masking.schedule.steps * masking.schedule.samples * over.units
+        return "compiled" if worth_compiling(work) else "auto"
 
     def _loop(self, phase: str) -> Loop:
         task = f"{self.experiment.variant} seed {self.seed}"
@@ -206,6 +212,7 @@ class Runner:
             penalty=masking.penalty,
             seed=seed,
             resume=logits,
+            kernel=self._kernel(over, masking),
         )
 
         def reading(state: State) -> Note:

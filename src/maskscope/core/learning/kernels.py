@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +27,9 @@ BLOCK = 512
 _SAVED_PER_UNIT = 1.6e-8
 """Seconds the compiled passes save per unit, sample and step (measured on 2 cores)."""
 _COMPILE_SECONDS = 15.0
-"""What compiling costs at the first use on a machine; later processes read it from torch's cache in about 3 s."""
+"""What compiling costs at the first use on a machine."""
+_READ_SECONDS = 3.0
+"""What it costs later processes, which read it from torch's cache; later masks of a process pay nothing."""
 
 # The compiler would otherwise cut a long chain of arithmetic in two and store what lies between.
 _ONE_PASS: dict[str, str | int | bool | Callable[..., Any]] = {
@@ -48,6 +51,19 @@ class Moments(NamedTuple):
 
     mean: Rows
     square: Rows
+
+
+def worth_compiling(work: float) -> bool:
+    """Whether compiled passes pay for many masks of many networks, so that compiling itself no longer counts.
+
+    Args:
+        work: Units times samples times steps of the masks of one network.
+
+    Examples:
+        >>> worth_compiling(1e6), worth_compiling(1e9)
+        (False, True)
+    """
+    return work * _SAVED_PER_UNIT > _READ_SECONDS
 
 
 def words(stream: Draw, device: torch.device) -> Words:
@@ -83,9 +99,9 @@ class Kernel:
         self.compiled = mode == "compiled" or (mode == "auto" and worth_it)
         self.compile_seconds = 0.0
         """Spent on compiling so far."""
-        self._functions = _functions(gate)
+        self._functions = _known(gate)
         self._triton = mode != "eager" and isinstance(gate, GumbelSigmoid) and find_spec("triton") is not None
-        self._passes: dict[str, _Pass] = {}
+        self._begun: set[str] = set()
 
     def native(self, device: torch.device) -> Library | None:
         """Products with gated weights, where they are to be had and these passes are compiled; None elsewhere."""
@@ -147,12 +163,10 @@ class Kernel:
 
     def _compiled(self, which: str, arguments: tuple[Any, ...]) -> bool:
         """Run the compiled pass; where the compiler fails, one warning, and eager from then on."""
-        new = which not in self._passes
+        new = which not in self._begun
         start = time.perf_counter()
         try:
-            if new:
-                self._passes[which] = torch.compile(self._functions[which], dynamic=True, options=_ONE_PASS)
-            self._passes[which](*arguments)
+            _optimised(self._functions[which])(*arguments)
         except Exception as error:
             warnings.warn(
                 f"torch.compile does not work here ({type(error).__name__}); going on without it: the same masks, the "
@@ -163,8 +177,26 @@ class Kernel:
             self.compiled = False
             return False
         if new:
+            self._begun.add(which)
             self.compile_seconds += time.perf_counter() - start
         return True
+
+
+@lru_cache(maxsize=64)
+def _optimised(function: _Pass) -> _Pass:
+    """A compiled pass, once in a process."""
+    return torch.compile(function, dynamic=True, options=_ONE_PASS)
+
+
+_FUNCTIONS: dict[Gate, dict[str, _Pass]] = {}
+
+
+def _known(gate: Gate) -> dict[str, _Pass]:
+    """The passes of a gate: the same objects for equal gates, so that they are compiled once."""
+    try:
+        return _FUNCTIONS.setdefault(gate, _functions(gate))
+    except TypeError:  # a gate that cannot be hashed
+        return _functions(gate)
 
 
 def _on_cuda(out: Rows, source: Rows, weights: Rows, keys: Keys, stream: Words, *, logits: bool) -> None:
