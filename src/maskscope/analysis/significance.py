@@ -90,7 +90,7 @@ def combined(values: Sequence[float]) -> Number:
     known = [value for value in values if not math.isnan(value)]
     if not known:
         return math.nan
-    return float(stats.combine_pvalues(known, method="fisher")[1])
+    return float(stats.chi2.sf(-2 * np.log(known).sum(), 2 * len(known)))
 
 
 def corrected(values: Sequence[float]) -> tuple[float, ...]:

@@ -11,6 +11,12 @@ For a mask M_i of subtask i and its complement C_i:
     specificity  1 - mean over j != i of damage(C_i, j)  1: without them the others work as before
     P_specialize 1 - mean over j != i of damage(C_i, j) / N_i
 
+These need a network that has learned the subtask. Two more do not, and so can be compared with a network that has not (a mask
+can create a function in random weights, which its removal then does not cost):
+
+    cost         (a(F, i) - a(C_i, i)) / (1 - c_i)       1: removal takes a perfect network to chance; 0: it takes nothing
+    alone        (a(M_i, i) - c_i) / (1 - c_i)           1: the mask alone is perfect; 0: at chance
+
 P_specialize is 1 where removal destroys its own subtask only, 0 where it harms the others as much (values below 0: more). It
 is undefined (NaN) where removal hardly harms its own, N_i < 1/5: a mask that is not necessary says nothing.
 
@@ -42,6 +48,10 @@ class Specialization:
     p_specialize: Number
     worst_other: str
     """The other subtask that removal harms most."""
+    cost: Number
+    """Of removal, in accuracy, of all there could be above chance."""
+    alone: Number
+    """Accuracy under the mask, of all there could be above chance."""
 
 
 def left(accuracy: float, full: float, chance: float) -> float:
@@ -95,10 +105,13 @@ def specialization(
     harmed = sum(others.values()) / len(others) if others else math.nan
     necessity = damage[subtask]
     needed = not math.isnan(necessity) and necessity >= NEEDED
+    room = 1 - chance[subtask]
     return Specialization(
         necessity,
         left(mask[subtask], full[subtask], chance[subtask]),
         1 - harmed,
         1 - harmed / necessity if needed else math.nan,
         max(others, key=lambda name: others[name]) if others else "",
+        (full[subtask] - complement[subtask]) / room,
+        (mask[subtask] - chance[subtask]) / room,
     )

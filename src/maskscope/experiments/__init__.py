@@ -24,6 +24,11 @@ EXPERIMENTS: dict[str, dict[Preset, tuple[Study, ...]]] = {
         "standard": double_addition.MODES_STANDARD,
         "paper": double_addition.MODES_PAPER,
     },
+    "double-addition-controls": {
+        "quick": double_addition.CONTROLS_QUICK,
+        "standard": double_addition.CONTROLS_STANDARD,
+        "paper": double_addition.CONTROLS_PAPER,
+    },
     "add-mul": {"quick": add_mul.QUICK, "standard": add_mul.STANDARD, "paper": add_mul.PAPER},
     "add-mul-penalty": {
         "quick": add_mul.PENALTY_QUICK,
@@ -54,6 +59,7 @@ EXPERIMENTS: dict[str, dict[Preset, tuple[Study, ...]]] = {
 SUMMARIES: dict[str, str] = {
     "double-addition": "two pairs of numbers to add: does a network use one adder or two? (Table 1 of the paper)",
     "double-addition-modes": "the LSTM with shared inputs, shared outputs, or both: does it then use one adder?",
+    "double-addition-controls": "what masks do on their own: on random weights, and with labels of other examples",
     "add-mul": "one network that adds or multiplies: do the operations share weights, and does it depend on size?",
     "scan": "commands to actions: does a mask learned without some combinations still serve them?",
     "scan-baseline": "the same networks trained from scratch without those combinations",

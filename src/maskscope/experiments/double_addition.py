@@ -88,3 +88,25 @@ def modes(lstm: Experiment) -> tuple[Experiment, ...]:
 MODES_QUICK = modes(_QUICK_LSTM)
 MODES_STANDARD = modes(LSTM)
 MODES_PAPER = modes(PAPER[1])
+
+
+def controls(experiment: Experiment) -> tuple[Experiment, ...]:
+    """A network, the same with its initial weights, and with masks of shuffled labels: what masks do on their own."""
+    real = replace(experiment, name="double-addition-controls")
+    return (
+        real,
+        replace(
+            real,
+            variant=f"{real.variant}-untrained",
+            title=f"{real.title}, untrained",
+            training=replace(real.training, steps=0),
+        ),
+        replace(real, variant=f"{real.variant}-shuffled", title=f"{real.title}, shuffled labels").remasked(
+            shuffled_labels=True
+        ),
+    )
+
+
+CONTROLS_QUICK = (*controls(_QUICK_FNN), *controls(_QUICK_LSTM))
+CONTROLS_STANDARD = (*controls(STANDARD[0]), *controls(LSTM))
+CONTROLS_PAPER = (*controls(PAPER[0]), *controls(PAPER[1]))

@@ -16,6 +16,7 @@ from maskscope.analysis.modularity import Placed, estimate
 from maskscope.report.grid import Grid, percent, ratio, rich_table, short, turned
 from maskscope.report.load import Run
 from maskscope.runs.estimates import accuracy, outcome, reuse_in, sharing
+from maskscope.runs.measure import CONTROLS
 from maskscope.runs.properties import reused, specialized
 from maskscope.runs.removal import drops
 from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN, HoldsOut
@@ -62,19 +63,22 @@ def table_specialization(run: Run) -> Grid | None:
     rows = tuple(
         (
             item.subtask,
-            *(value.short for value in (item.p_specialize, item.necessity, item.sufficiency, item.specificity)),
-            f"{item.necessity.n} {item.necessity.over}",
+            *(
+                value.short
+                for value in (item.p_specialize, item.necessity, item.sufficiency, item.specificity, item.cost)
+            ),
+            f"{item.cost.n} {item.cost.over}",
         )
         for item in found
     )
     caption = (
         "From 0 (chance) to 1 (the network itself). Necessity: what removal takes from its own subtask. Sufficiency: what the mask "
         "alone does. Specificity: what removal leaves of the others. P_specialize: 1 if removal destroys its own subtask only, 0 if "
-        f"it harms the others as much. {LEVEL:.0%} intervals of Student's t."
+        f"it harms the others as much. Cost: accuracy lost by removal, of all there could be above chance, which is defined for networks "
+        f"that have not learned the subtask too. {LEVEL:.0%} intervals of Student's t."
     )
-    return Grid(
-        "Specialization", caption, ("subtask", "P_specialize", "necessity", "sufficiency", "specificity", "n"), rows
-    )
+    header = ("subtask", "P_specialize", "necessity", "sufficiency", "specificity", "cost", "n")
+    return Grid("Specialization", caption, header, rows)
 
 
 def table_pairs(run: Run) -> Grid | None:
@@ -138,17 +142,20 @@ def table_ablations(run: Run) -> Grid | None:
     for subtask in experiment.data.subtasks:
         lines += [
             (f"¬ {subtask}, input and output layers from the control mask", "complement with ends open", subtask),
-            (f"random mask, sized as that of {subtask}", "random mask", subtask),
+            (f"random mask, sized as that of {subtask} in every tensor", "random mask", subtask),
+            *((f"{kind} (for the mask of {subtask})", kind, subtask) for kind in CONTROLS),
         ]
     lines += [
         ("control mask in the first half of the layers only", "first half masked", experiment.data.full),
         ("control mask in the second half of the layers only", "second half masked", experiment.data.full),
     ]
+    known = {(item.network, item.mask.subtask) for result in results for item in result.accuracies if item.mask}
     rows = tuple(
         (title, *(percent(accuracy(results, network, subtask, mask)) for subtask in experiment.data.tested))
         for title, network, mask in lines
+        if (network, mask) in known
     )
-    return Grid("Other ablations", "Accuracy in %.", ("network", *experiment.data.tested), rows)
+    return Grid("Other ablations and controls", "Accuracy in %.", ("network", *experiment.data.tested), rows)
 
 
 def table_outcomes(run: Run) -> Grid | None:

@@ -9,6 +9,7 @@ from itertools import combinations
 import torch
 from torch import nn
 
+from maskscope.analysis import controls
 from maskscope.analysis.ablate import complement, half, keep_open, random_like
 from maskscope.analysis.compare import overlaps, remaining, shared
 from maskscope.analysis.evaluate import evaluate, evaluate_each
@@ -44,6 +45,10 @@ SUFFICIENT = 0.9
 
 CONFUSED = ("full network", "mask", "complement", "complement with ends open")
 """Networks whose outputs are looked at more closely than right and wrong."""
+
+CONTROLS = (controls.EMPTY, controls.RANDOM, controls.SAMPLED, controls.ENDS, controls.WITHOUT_ENDS)
+"""Made from the first mask of every subtask, where there are few. (The full mask is the network, masks shuffled within tensors
+are what "random mask" is for every mask.)"""
 
 EMPTY_OR_FULL = "keeps {what}: no overlap or ablation of it means anything"
 
@@ -119,6 +124,9 @@ def _networks(
             ("complement with ends open", keep_open(complement(mask), control, ends)),
             ("random mask", random_like(mask, derive(seed, "random mask", name.subtask, name.seed))),
         ]
+        if len(experiment.data.subtasks) <= FEW and name.subtask != experiment.data.full and name.seed == 0:
+            others = controls.made(mask, ends, derive(seed, "control", name.subtask))
+            ablated += [(kind, made) for kind, made in others.items() if kind in CONTROLS]
         if name.subtask == experiment.data.full:
             for first in halves:
                 second = [parameter for parameter in control.layout.names if parameter not in first]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from torch import nn
 
 from maskscope.analysis.ablate import completed, half
+from maskscope.analysis.controls import ShuffledLabels
 from maskscope.analysis.number import Number
 from maskscope.core.apply import bake
 from maskscope.core.files import Damaged, load_tensors, save_tensors
@@ -202,10 +203,11 @@ class Runner:
         seed = derive(self.seed, "mask", name.subtask, name.seed)
         logits = Logits(over, masking.schedule)
         before = loop.resume(logits.restore)
+        objective = data.objective(name.subtask)
         states = learning(
             model,
             data.batches("train", masking.batch, derive(seed, "batches"), name.subtask),
-            data.objective(name.subtask),
+            ShuffledLabels(objective) if masking.shuffled_labels else objective,
             layout=over,
             gate=masking.gate,
             schedule=masking.schedule,

@@ -27,6 +27,9 @@ class Specialized:
     sufficiency: Interval
     specificity: Interval
     p_specialize: Interval
+    cost: Interval
+    """Of removal, also of a network that has not learned the subtask."""
+    alone: Interval
 
 
 def specialized(experiment: Experiment, results: Sequence[SeedResults], subtask: str) -> Specialized:
@@ -48,6 +51,8 @@ def specialized(experiment: Experiment, results: Sequence[SeedResults], subtask:
         over(lambda item: item.sufficiency),
         over(lambda item: item.specificity),
         over(lambda item: item.p_specialize),
+        over(lambda item: item.cost),
+        over(lambda item: item.alone),
     )
 
 

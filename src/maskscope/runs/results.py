@@ -90,7 +90,8 @@ class Accuracy:
     """A network on a subtask."""
 
     network: str
-    """full network, mask, complement, complement with ends open, first half masked, second half masked, random mask."""
+    """full network, mask, complement, complement with ends open, first half masked, second half masked, random mask, or one of
+    ``analysis.controls``."""
     mask: MaskName | None
     subtask: str
     """What was tested."""

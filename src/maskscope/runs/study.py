@@ -145,6 +145,8 @@ class Masking:
     """Masks per subtask, each with its own seed; two or more give the ceiling."""
     from_control: tuple[str, ...] = ()
     """Parameters in which subtasks' masks are the control mask, not learned. Source: the paper's CIFAR-10 (output layer)."""
+    shuffled_labels: bool = False
+    """A control: each example has another's labels."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -242,7 +244,7 @@ class Experiment:
 _LATER: dict[str, dict[str, object]] = {
     "": {"gradients": []},
     "training": {"optimizer": json.loads(TypeAdapter(Adam).dump_json(Adam())), "warmup": 0, "milestones": []},
-    "masking": {"from_control": []},
+    "masking": {"from_control": [], "shuffled_labels": False},
     "network": {"start": "torch"},
 }
 """Settings that came after ``FORMAT``: while they hold these values they are no part of a hash, so that older runs stay found."""

@@ -1,0 +1,208 @@
+"""What else could be behind what a mask does: its size, its sizes per tensor, its ends, luck, or the power of masks themselves.
+
+Masks can create a function in random weights (Ramanujan et al. 2020), so that a mask which serves its subtask is no proof that
+the network had it: what a network loses *without* the mask's weights is. Every control answers one such doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from maskscope.analysis.ablate import complement, half, random_like
+from maskscope.analysis.evaluate import Score, evaluate
+from maskscope.core.apply import masked
+from maskscope.core.batches import Batch
+from maskscope.core.mask import Mask, Origin
+from maskscope.core.objectives import Metric, Network, Objective
+
+FULL, EMPTY = "full", "empty"
+RANDOM, SHUFFLED, SAMPLED = "random, of equal size", "shuffled within tensors", "sampled from the complement"
+ENDS, WITHOUT_ENDS = "input and output layers only", "without its input and output weights"
+AGAIN, UNTRAINED, SHUFFLED_LABELS = "another seed", "learned on random weights", "learned with shuffled labels"
+
+Learn = Callable[[nn.Module, Objective, int], Mask]
+"""Learns a mask of the subtask, as the mask in question was learned: on a model, with an objective, from a seed."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A network under a control, on some tests."""
+
+    name: str
+    kept: int
+    """Units that its mask keeps."""
+    with_mask: Mapping[str, Score]
+    """By test: under the control's mask."""
+    without: Mapping[str, Score]
+    """By test: without the mask's weights."""
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        tests = (
+            f"{test} {self.with_mask[test].value:.1%}, without {self.without[test].value:.1%}"
+            for test in self.with_mask
+        )
+        return f"{self.name} ({self.kept:,} kept): {'; '.join(tests)}"
+
+
+@dataclass(frozen=True)
+class ShuffledLabels:
+    """An objective whose labels belong to other examples: what a mask learns of labels alone.
+
+    Outputs move on by one example, which for drawn batches is as good as drawing the labels anew. Examples come first in
+    every tensor that the network returns.
+
+    Examples:
+        >>> from maskscope.core.objectives import cross_entropy
+        >>> batch = (torch.eye(2) * 9, torch.tensor([0, 1]))
+        >>> bool(ShuffledLabels(cross_entropy)(nn.Identity(), batch) > 5)
+        True
+    """
+
+    objective: Objective
+
+    def __call__(self, model: Network, batch: Batch) -> Tensor:
+        """The objective, of outputs that belong to other examples."""
+
+        def moved(*args: Any, **kwargs: Any) -> Any:
+            return pytree.tree_map_only(Tensor, lambda output: output.roll(1, 0), model(*args, **kwargs))
+
+        return self.objective(moved, batch)
+
+
+def made(mask: Mask, ends: Sequence[str] = (), seed: int = 0) -> dict[str, Mask]:
+    """The controls that need no learning, as masks.
+
+    Args:
+        mask: Of a subtask.
+        ends: Parameters of the input and output layers, as globs; without them the controls about them are left out.
+        seed: Of what is drawn.
+
+    Raises:
+        KeyError: A glob matches nothing.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> over = layout(nn.Linear(4, 4))
+        >>> mask = Mask.of(over, torch.arange(over.units) < 3)
+        >>> {name: control.kept_units for name, control in made(mask).items()}  # doctest: +NORMALIZE_WHITESPACE
+        {'full': 16, 'empty': 0, 'random, of equal size': 3, 'shuffled within tensors': 3, 'sampled from the complement': 3}
+    """
+    controls = {
+        FULL: Mask.full(mask.layout),
+        EMPTY: Mask.empty(mask.layout),
+        RANDOM: random_of_size(mask, seed),
+        SHUFFLED: random_like(mask, seed),
+        SAMPLED: from_complement(mask, seed),
+    }
+    if ends:
+        controls |= {ENDS: half(mask, ends), WITHOUT_ENDS: half(complement(mask), ends)}
+    return controls
+
+
+def random_of_size(mask: Mask, seed: int) -> Mask:
+    """A random mask that keeps as many units, anywhere.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> random_of_size(Mask.full(layout(nn.Linear(2, 3))), seed=0).kept_units
+        6
+    """
+    kept = mask.kept
+    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))
+    return Mask.of(mask.layout, kept[order], _origin(mask, RANDOM, seed))
+
+
+def from_complement(mask: Mask, seed: int) -> Mask:
+    """A random mask of units that the mask does not keep: as many of each tensor, or all of them where there are fewer.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> from_complement(Mask.full(layout(nn.Linear(2, 3))), seed=0).kept_units
+        0
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kept, drawn = mask.kept, torch.zeros_like(mask.kept)
+    for span in mask.layout.spans:
+        free = (~span.own(kept)).nonzero().flatten()
+        count = int(span.own(kept).sum())
+        span.own(drawn)[free[torch.randperm(len(free), generator=generator)[:count]]] = True
+    return Mask.of(mask.layout, drawn, _origin(mask, SAMPLED, seed))
+
+
+def controls(
+    model: nn.Module,
+    mask: Mask,
+    tests: Mapping[str, Iterable[Batch]],
+    metric: Metric | Mapping[str, Metric],
+    *,
+    ends: Sequence[str] = (),
+    seed: int = 0,
+    learn: Learn | None = None,
+    objective: Objective | None = None,
+    untrained: nn.Module | None = None,
+) -> tuple[Control, ...]:
+    """Everything a mask should be compared with, in one call: the mask first, then each control, tested alone and inverted.
+
+    Always: the full and the empty mask, random ones (of equal size; of equal size per tensor; of what the mask leaves out). With
+    ``ends``: the mask in those layers only. With ``learn``: the same subtask with another seed; with ``objective`` too, a
+    mask of labels that belong to other examples; with ``untrained`` too, a mask of the subtask on random weights.
+
+    Args:
+        model: The network.
+        mask: Of a subtask.
+        tests: Batches by name; finite, gone through many times.
+        metric: One number per example; one for all tests, or one for each.
+        ends: Parameters of the input and output layers, as globs.
+        seed: Of what is drawn; learned controls have ``seed + 1``.
+        learn: Learns a mask of the subtask on a model, with an objective, from a seed.
+        objective: The one the mask was learned with.
+        untrained: The same network with other, random weights.
+
+    Raises:
+        ValueError: ``learn`` without an objective, or ``untrained`` without ``learn``.
+        KeyError: A glob matches nothing, or a test has no metric.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> from maskscope.core.objectives import accuracy
+        >>> model, tests = nn.Linear(2, 2), {"all": [(torch.eye(2), torch.tensor([0, 1]))]}
+        >>> found = controls(model, Mask.full(layout(model)), tests, accuracy)
+        >>> found[0].name, found[0].kept, len(found)
+        ('mask', 4, 6)
+    """
+    if learn is not None and objective is None:
+        raise ValueError("learned controls need the objective that the mask was learned with")
+    if untrained is not None and learn is None:
+        raise ValueError("a control on random weights needs to know how to learn it: pass learn")
+    tests = {name: list(batches) for name, batches in tests.items()}
+    metrics = dict(metric) if isinstance(metric, Mapping) else dict.fromkeys(tests, metric)
+
+    def tested(name: str, network: nn.Module, control: Mask) -> Control:
+        def scores(applied: Mask) -> dict[str, Score]:
+            seen = masked(network, applied)
+            return {test: evaluate(seen, batches, metrics[test]) for test, batches in tests.items()}
+
+        return Control(name, control.kept_units, scores(control), scores(complement(control)))
+
+    found = [tested("mask", model, mask), *(tested(*item) for item in _made_on(model, mask, ends, seed))]
+    if learn is not None and objective is not None:
+        found.append(tested(AGAIN, model, learn(model, objective, seed + 1)))
+        found.append(tested(SHUFFLED_LABELS, model, learn(model, ShuffledLabels(objective), seed + 1)))
+        if untrained is not None:
+            found.append(tested(UNTRAINED, untrained, learn(untrained, objective, seed + 1)))
+    return tuple(found)
+
+
+def _made_on(model: nn.Module, mask: Mask, ends: Sequence[str], seed: int) -> list[tuple[str, nn.Module, Mask]]:
+    return [(name, model, control) for name, control in made(mask, ends, seed).items()]
+
+
+def _origin(mask: Mask, what: str, seed: int) -> Origin:
+    return Origin(label=f"{what}: {mask.origin.label}", seed=seed, model=mask.origin.model)
