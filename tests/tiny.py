@@ -7,11 +7,13 @@ from maskscope.data.add_mul import AddMul
 from maskscope.data.cifar10 import ClassPairs, ClassRemoval
 from maskscope.data.double_addition import DoubleAddition
 from maskscope.data.mathematics import Mathematics
+from maskscope.data.planted import Planted
 from maskscope.data.scan import Scan
 from maskscope.models.cnn import CNNSettings
 from maskscope.models.encoder_decoder import EncoderDecoderSettings
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings
+from maskscope.models.planted import PlantedSettings
 from maskscope.models.resnet import PretrainedResNetSettings
 from maskscope.models.transformer import TransformerSettings
 from maskscope.models.twin import CopySecondHalf
@@ -106,7 +108,7 @@ CIFAR10 = Experiment(
 PAIRS = Experiment(
     "cifar10-pairs",
     "cnn",
-    ClassPairs(count=2),
+    ClassPairs(count=3),
     CNNSettings(dropout=False),
     Training(steps=6, batch=16),
     replace(_EVERYTHING, schedule=replace(_EVERYTHING.schedule, steps=3), repeats=2),
@@ -126,4 +128,13 @@ MATHEMATICS = Experiment(
     TransformerSettings(width=8, heads=2, encoder=1, decoder=1, feedforward=8, tied=True),
     Training(steps=6, batch=16, learning_rate=1e-3, optimizer=Adam(betas=(0.9, 0.995), epsilon=1e-9)),
     _FEW_STEPS,
+)
+PLANTED = Experiment(
+    "planted",
+    "cnn-0.5",
+    Planted(valid=200),
+    PlantedSettings("cnn", shared=0.5, distractors=0),
+    Training(steps=0),
+    Masking(schedule=Schedule(steps=120, samples=2, settled=None), penalty=1e-3 / 64, batch=64),
+    title="cnn, 50% shared",
 )

@@ -111,6 +111,14 @@ def test_masks_of_pairs_are_compared_with_themselves_and_each_other(tmp_path):
     said = verdict(tiny.PAIRS, [results])
     assert said.reuse is not None
     assert said.reuse.iou.ceiling.n == 2
+    found = find(tmp_path)
+    page = write_report(found, tmp_path / "report.html", "pairs").read_text(encoding="utf-8")
+    for text in ("Every two subtasks", "Which weights serve how many subtasks", "Groups of subtasks"):
+        assert (text in page) == (len(tiny.PAIRS.data.subtasks) > 2 or text.startswith("Which"))
+    (served, *_) = results.serving
+    assert sum(served.degrees) == sum(
+        t.units for t in results.sizes[0].tensors if t.parameter not in tiny.PAIRS.network.ends
+    )
 
 
 @pictures.needs_data
@@ -139,7 +147,7 @@ def test_mathematics_runs_from_end_to_end(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "experiment",
-    [tiny.SCAN_LSTM, tiny.SCAN_BASELINE, tiny.CIFAR10, tiny.PAIRS, tiny.PRETRAINED, tiny.MATHEMATICS],
+    [tiny.SCAN_LSTM, tiny.SCAN_BASELINE, tiny.CIFAR10, tiny.PAIRS, tiny.PRETRAINED, tiny.MATHEMATICS, tiny.PLANTED],
     ids=lambda experiment: f"{experiment.name} {experiment.variant}",
 )
 def test_experiments_go_to_json_and_back(experiment):

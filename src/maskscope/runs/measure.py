@@ -14,6 +14,7 @@ from maskscope.analysis.ablate import complement, half, keep_open, random_like
 from maskscope.analysis.compare import overlaps, remaining, shared
 from maskscope.analysis.evaluate import evaluate, evaluate_each
 from maskscope.analysis.gradients import Similarity, gradient_similarity
+from maskscope.analysis.serving import Serving, serving
 from maskscope.core.apply import masked
 from maskscope.core.layout import Layout, by_layer
 from maskscope.core.mask import Mask
@@ -91,6 +92,7 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
         tuple(_removed(experiment, masks)),
         tuple(_pairs(experiment, model, masks)),
         _gradients(experiment, model, masks),
+        tuple(_serving(experiment, masks)),
     )
 
 
@@ -178,6 +180,15 @@ def _shares(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[
             shares = (math.nan,) if alone else shared([masks[name] for name in names], parameters)
             for name, share in zip(names, shares, strict=True):
                 yield Share(name, where, share, remaining(masks[name], control, parameters))
+
+
+def _serving(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[Serving]:
+    first = {name.subtask: mask for name, mask in masks.items() if name.seed == 0}
+    first = {subtask: first[subtask] for subtask in experiment.data.subtasks if subtask in first}
+    if len(first) > 1:
+        parts = places(experiment, next(iter(first.values())).layout)
+        for where in (place for place in (HIDDEN, ENDS, ALL) if place in parts):
+            yield serving(first, parts[where], where)
 
 
 def _removed(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[Removed]:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from maskscope.analysis.compare import Overlap
 from maskscope.analysis.gradients import Similarity
 from maskscope.analysis.number import Number
+from maskscope.analysis.serving import Serving
 from maskscope.core.learning.learned import Reading
 from maskscope.core.mask import Count
 from maskscope.core.objectives import Metric
@@ -181,3 +182,5 @@ class SeedResults:
     """Where there are few subtasks, each with a test of its own."""
     gradients: tuple[Similarity, ...] = ()
     """Under the first subtask's mask, where the experiment asks for them."""
+    serving: tuple[Serving, ...] = ()
+    """Of the first masks of all subtasks; none where there is a single one."""

@@ -53,14 +53,14 @@ class Moments(NamedTuple):
     square: Rows
 
 
-def worth_compiling(work: float) -> bool:
+def worth_compiling(work: int) -> bool:
     """Whether compiled passes pay for many masks of many networks, so that compiling itself no longer counts.
 
     Args:
         work: Units times samples times steps of the masks of one network.
 
     Examples:
-        >>> worth_compiling(1e6), worth_compiling(1e9)
+        >>> worth_compiling(10**6), worth_compiling(10**9)
         (False, True)
     """
     return work * _SAVED_PER_UNIT > _READ_SECONDS

@@ -1,0 +1,123 @@
+"""Charts of what many subtasks share: matrices, groups, and which weights serve how many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float64
+
+from maskscope.analysis.modularity import estimate
+from maskscope.analysis.serving import clusters, symmetric
+from maskscope.report.chart import BLACK, BLUE, Chart, Heat, Panel, Series
+from maskscope.report.grid import Grid
+from maskscope.report.load import Run
+from maskscope.runs.estimates import accuracy, compared, reuse_in
+from maskscope.runs.properties import reused
+from maskscope.runs.results import HIDDEN
+
+_BARS = 12
+"""Sets of subtasks that are drawn."""
+
+
+def of_run(run: Run) -> Iterator[Chart]:
+    """Every one that has something to show."""
+    if run.results[0].serving:
+        yield served(run)
+    if _many(run):
+        yield matrices(run)
+
+
+def _many(run: Run) -> bool:
+    known = {name.subtask for item in run.results[0].overlaps for name in (item.first, item.second)}
+    return run.experiment.masking is not None and known >= {*run.experiment.data.subtasks} and len(known) > 2
+
+
+def served(run: Run) -> Chart:
+    """How many subtasks weights serve, and which, as in an UpSet plot; of the first network."""
+    found = next(item for item in run.results[0].serving if item.where in (HIDDEN, "all layers"))
+    degrees = found.degrees[1:]
+    counts = Series(
+        found.where, "bars", BLUE, tuple(str(i + 1) for i in range(len(degrees))), tuple(map(float, degrees))
+    )
+    shown = found.sets[:_BARS]
+    sets = Series(
+        found.where,
+        "bars",
+        BLACK,
+        tuple(" + ".join(item.subtasks) for item in shown),
+        tuple(float(item.units) for item in shown),
+    )
+    caption = (
+        f"Units of the {found.where} that the first masks of the subtasks keep, network seed {run.results[0].seed}. Left: by "
+        f"how many masks keep them. Right: by exactly which{' (the largest sets)' if len(found.sets) > _BARS else ''}."
+    )
+    panels = (
+        Panel("subtasks served", "units", (counts,), x_axis="names"),
+        Panel("by exactly", "units", (sets,), x_axis="names"),
+    )
+    return Chart("serving", "Which weights serve how many subtasks", caption, panels, 420)
+
+
+def matrices(run: Run) -> Chart:
+    """IoU, IoMin and P_reuse of every two subtasks, and damage of removal, like subtasks beside each other."""
+    names, order = _ordered(run)
+    iou, iomin, position = _tables(run)
+    again = [[item.overlap for item in compared(run.results, HIDDEN, (name, name))] for name in names]
+    np.fill_diagonal(iou, [estimate(overlap.iou for overlap in own).mean for own in again])
+    np.fill_diagonal(iomin, [estimate(overlap.iomin for overlap in own).mean for own in again])
+    labels = tuple(names[i] for i in order)
+    panels = [
+        _heat(title, "", labels, table[np.ix_(order, order)])
+        for title, table in (("IoU", iou), ("IoMin", iomin), ("P_reuse by IoU", position))
+    ]
+    if set(names) <= set(run.experiment.data.tested):
+        damage = np.array([[_damage(run, a, b) for b in names] for a in names])
+        panels.append(_heat("damage", "", labels, damage[np.ix_(order, order)]))
+    caption = (
+        "In %, hidden layers, mean over masks and networks; subtasks in the order of a hierarchical clustering by P_reuse. On the "
+        "diagonal of IoU and IoMin: masks of one subtask, learned again. Damage: what removing the row's "
+        "mask takes from the column's subtask, relative to the network."
+    )
+    return Chart("matrices", "Every two subtasks", caption, tuple(panels), 170 + 34 * len(names))
+
+
+def table_groups(run: Run) -> Grid | None:
+    """Which subtasks share most, and how groups of them join; None for two."""
+    if not _many(run):
+        return None
+    names = list(run.experiment.data.subtasks)
+    found = clusters(_tables(run)[2])
+    rows = tuple(
+        (", ".join(names[i] for i in join.first), ", ".join(names[i] for i in join.second), f"{join.likeness:.2f}")
+        for join in found.joins
+    )
+    caption = "Hierarchical clustering of the subtasks by P_reuse in the hidden layers (IoU), mean over pairs; the most alike first."
+    return Grid("Groups of subtasks", caption, ("group", "joins", "P_reuse"), rows)
+
+
+def _ordered(run: Run) -> tuple[list[str], list[int]]:
+    return list(run.experiment.data.subtasks), list(clusters(_tables(run)[2]).order)
+
+
+def _tables(run: Run) -> tuple[Float64[np.ndarray, "n n"], ...]:
+    """IoU, IoMin and P_reuse of every two subtasks in the hidden layers."""
+    names = list(run.experiment.data.subtasks)
+    pairs = list(combinations(names, 2))
+    overlaps = {pair: reuse_in(run.results, HIDDEN, pair) for pair in pairs}
+    return (
+        symmetric({pair: item.iou.between.mean for pair, item in overlaps.items()}, names),
+        symmetric({pair: item.iomin.between.mean for pair, item in overlaps.items()}, names),
+        symmetric({pair: reused(run.results, HIDDEN, pair).iou.mean for pair in pairs}, names),
+    )
+
+
+def _damage(run: Run, removed: str, tested: str) -> float:
+    full = accuracy(run.results, "full network", tested).mean
+    return 1 - accuracy(run.results, "complement", tested, removed).mean / full if full else float("nan")
+
+
+def _heat(title: str, axis: str, labels: tuple[str, ...], values: Float64[np.ndarray, "n n"]) -> Heat:
+    rows = tuple(tuple(100 * float(value) for value in row) for row in values)
+    return Heat(axis, axis, labels, labels, rows, 0.0, 100.0, title)
