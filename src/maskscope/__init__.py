@@ -5,6 +5,7 @@ A model is a callable; a masked model is another callable with the same signatur
 
 from maskscope.analysis.ablate import complement, half, keep_open, random_like
 from maskscope.analysis.compare import iomin, iou, overlap, per_layer, per_tensor, remaining, shared
+from maskscope.analysis.controls import controls
 from maskscope.analysis.evaluate import evaluate
 from maskscope.analysis.modularity import reuse_of
 from maskscope.core.apply import applied, bake, masked
@@ -35,6 +36,7 @@ __all__ = [
     "applied",
     "bake",
     "complement",
+    "controls",
     "cross_entropy",
     "evaluate",
     "half",

@@ -41,6 +41,19 @@ class Control:
     """By test: under the control's mask."""
     without: Mapping[str, Score]
     """By test: without the mask's weights."""
+    network: Mapping[str, Score]
+    """By test: the network itself, as it is or with random weights."""
+
+    def cost(self, test: str, chance: float) -> float:
+        """Accuracy that removal of the mask's weights takes from the network, of all there could be above chance.
+
+        0 where the network could not do it before, however well it does under the mask.
+
+        Args:
+            test: One of the tests.
+            chance: Accuracy of guessing, below 1.
+        """
+        return (self.network[test].value - self.without[test].value) / (1 - chance)
 
     def __str__(self) -> str:
         """One line for a person."""
@@ -184,24 +197,21 @@ def controls(
     tests = {name: list(batches) for name, batches in tests.items()}
     metrics = dict(metric) if isinstance(metric, Mapping) else dict.fromkeys(tests, metric)
 
-    def tested(name: str, network: nn.Module, control: Mask) -> Control:
-        def scores(applied: Mask) -> dict[str, Score]:
-            seen = masked(network, applied)
-            return {test: evaluate(seen, batches, metrics[test]) for test, batches in tests.items()}
+    def scores(network: Network) -> dict[str, Score]:
+        return {test: evaluate(network, batches, metrics[test]) for test, batches in tests.items()}
 
-        return Control(name, control.kept_units, scores(control), scores(complement(control)))
+    def tested(name: str, network: nn.Module, itself: dict[str, Score], control: Mask) -> Control:
+        under = scores(masked(network, control)), scores(masked(network, complement(control)))
+        return Control(name, control.kept_units, *under, itself)
 
-    found = [tested("mask", model, mask), *(tested(*item) for item in _made_on(model, mask, ends, seed))]
+    itself = scores(model)
+    found = [tested(name, model, itself, control) for name, control in {"mask": mask, **made(mask, ends, seed)}.items()]
     if learn is not None and objective is not None:
-        found.append(tested(AGAIN, model, learn(model, objective, seed + 1)))
-        found.append(tested(SHUFFLED_LABELS, model, learn(model, ShuffledLabels(objective), seed + 1)))
+        found.append(tested(AGAIN, model, itself, learn(model, objective, seed + 1)))
+        found.append(tested(SHUFFLED_LABELS, model, itself, learn(model, ShuffledLabels(objective), seed + 1)))
         if untrained is not None:
-            found.append(tested(UNTRAINED, untrained, learn(untrained, objective, seed + 1)))
+            found.append(tested(UNTRAINED, untrained, scores(untrained), learn(untrained, objective, seed + 1)))
     return tuple(found)
-
-
-def _made_on(model: nn.Module, mask: Mask, ends: Sequence[str], seed: int) -> list[tuple[str, nn.Module, Mask]]:
-    return [(name, model, control) for name, control in made(mask, ends, seed).items()]
 
 
 def _origin(mask: Mask, what: str, seed: int) -> Origin:

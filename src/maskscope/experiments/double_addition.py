@@ -36,14 +36,9 @@ LSTM = Experiment(
 LSTM_FORCED = replace(LSTM, variant="lstm-forced", title="LSTM 2×256 (forced)", data=DoubleAddition("forced"))
 FNN_COPIED = replace(FNN, variant="fnn-copied", title="FNN 4×2000, pair 2 copied over pair 1", surgery=CopySecondHalf())
 
-_SHORTER = Training(steps=4000)
-STANDARD = (
-    replace(FNN, training=_SHORTER),
-    LSTM,
-    LSTM_FORCED,
-    replace(FNN_COPIED, training=_SHORTER),
-)
-"""The paper's networks, the fast schedule. The FNN's loss is 3e-7 after 3,000 steps: it trains 4,000 of 20,000."""
+STANDARD = (FNN, LSTM, LSTM_FORCED, FNN_COPIED)
+"""The paper's networks, the fast schedule. The FNN trains all of its 20,000 steps, though its loss is 3e-7 after 3,000: masks of
+a network that was trained for less lose accuracy (4×800, mask of pair 1: 97.6 % after 2,000 steps, 99.0 % after 8,000)."""
 
 PAPER = tuple(item.remasked(schedule=PUBLISHED) for item in (FNN, LSTM, LSTM_FORCED, FNN_COPIED))
 """The paper's networks and the paper's schedule."""
