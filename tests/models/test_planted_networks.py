@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from maskscope.core.layout import layout
 from maskscope.core.seeded import seeded
 from maskscope.data.planted import Planted
 from maskscope.models.modules import ARCHITECTURES
@@ -39,6 +40,14 @@ def test_every_axis_of_every_parameter_is_known(kind):
         assert len(axes) == len(shapes[name])
         for axis, length in zip(axes, shapes[name], strict=True):
             assert axis is None or axis.chunks * architecture.spaces[axis.space].size == length, name
+
+
+@pytest.mark.parametrize("kind", list(ARCHITECTURES))
+def test_ends_and_first_half_are_masked_by_default(kind):
+    settings = PlantedSettings(kind)
+    over = layout(built(settings))
+    assert {*settings.ends, *settings.first_half} <= set(over.names)
+    assert 0 < len(settings.first_half) < len(over.names)
 
 
 @pytest.mark.parametrize("by", ["units", "layers"])

@@ -78,6 +78,8 @@ def test_a_page_has_everything_a_reader_needs(page):
         "Other ablations and controls",
         "sampled from the complement (for the mask of pair 1)",
         "Significance",
+        "Size and faithfulness",
+        "Faithfulness",
         "Which weights serve how many subtasks",
         "Shared and remaining",
         "Kept weights per tensor",
@@ -163,7 +165,7 @@ def test_charts_are_written_for_a_paper(both, tmp_path):
     names = {str(path.relative_to(tmp_path / "figures")) for path in written}
     assert names >= {"position.pdf", "across.svg", "fnn/overlap-per-tensor.png", "larger/kept-per-tensor.pdf"}
     assert all(path.stat().st_size > 2000 for path in written)
-    assert len(written) == 3 * (2 + 2 * 5)
+    assert len(written) == 3 * (2 + 2 * 6)
     with pytest.raises(ValueError, match="nothing to draw yet"):
         write_figures(Found((), ()), tmp_path)
 

@@ -60,8 +60,8 @@ def serving(masks: Mapping[str, Mask], names: Iterable[str] | None = None, where
         raise ValueError(f"serving needs 1 to 62 masks, got {len(masks)}")
     known = list(masks.values())
     over = known[0].layout
-    for mask in known[1:]:
-        known[0] & mask  # raises where layouts differ
+    if any(mask.layout != over for mask in known):
+        raise ValueError("masks of different layouts cannot be compared unit by unit")
     here = over.covering(over.names if names is None else over.matching(names))
     codes = np.zeros(int(here.sum()), dtype=np.int64)
     degree = np.zeros(len(codes), dtype=np.int64)

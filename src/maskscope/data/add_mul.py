@@ -163,6 +163,11 @@ class AddMul:
         self.operations(subtask)
         return ResultRight(self.reading)
 
+    def predictions(self, subtask: str) -> Callable[[Network, Problems], Float[Tensor, "batch 2 10"]]:
+        """What a network says of the digits of the result."""
+        self.operations(subtask)
+        return lambda model, batch: answers(model, batch.inputs, self.reading)
+
     def outcome(self) -> ResultOf:
         """Which of the outcomes an output is, whatever was asked for; an ambiguous one is two."""
         return ResultOf(self.reading)

@@ -194,6 +194,11 @@ class DoubleAddition:
         """Whether both digits are right, every input shown."""
         return PairsRight(self.mode, self.pairs(subtask))
 
+    def predictions(self, subtask: str) -> Callable[[Network, Problems], Float[Tensor, "batch pairs 2 10"]]:
+        """What a network says of a subtask's digits."""
+        pairs = self.pairs(subtask)
+        return lambda model, batch: answers(model, batch.inputs, self.mode, pairs)
+
     def batches(self, split: Split, size: int, seed: int, subtask: str | None = None) -> Callable[[int], Problems]:
         """Batches as a function of the step: sampling with replacement, as in the published loader.
 

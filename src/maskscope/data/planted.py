@@ -88,6 +88,11 @@ class Planted:
         self._asked(subtask)
         return DifferencesRight()
 
+    def predictions(self, subtask: str) -> Callable[[Network, Differences], Float[Tensor, "batch problems=4 digits=4"]]:
+        """What a network says of the differences."""
+        self._asked(subtask)
+        return lambda model, batch: batch.answers(model)
+
     def batches(self, split: Split, size: int, seed: int, subtask: str | None = None) -> Callable[[int], Differences]:
         """Batches as a function of the step: all random."""
         asked = self._asked(subtask or self.full)

@@ -87,7 +87,7 @@ class PlantedSettings:
     @property
     def first_half(self) -> tuple[str, ...]:
         """The parameters of the half-mask test."""
-        weights = [name for name, axes in self._architecture.axes.items() if len(axes) > 1]
+        weights = [name for name, axes in self._architecture.axes.items() if len(axes) > 1 and axes[0]]
         return tuple(weights[: (len(weights) + 1) // 2])
 
     def build(self, inputs: int, outputs: int) -> nn.Module:

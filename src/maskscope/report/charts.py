@@ -10,7 +10,7 @@ import numpy as np
 
 from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.core.layout import layer
-from maskscope.report import lost_charts, shared_charts
+from maskscope.report import lost_charts, shared_charts, size_charts
 from maskscope.report.chart import BLACK, BLUE, COLOURS, ORANGE, Chart, Panel, Series, Style, means, stds
 from maskscope.report.load import Run, SeedRun
 from maskscope.runs.estimates import accuracy, reuse_in, sharing
@@ -230,6 +230,7 @@ def of_run(run: Run) -> tuple[Chart, ...]:
     """Every chart of one run that has something to show."""
     seed = run.seeds[0]
     found = [*lost_charts.of_run(run), *shared_charts.of_run(run), overlap_per_tensor(run), kept_per_layer(run)]
+    found.append(size_charts.faithfulness(run))
     if seed.records:
         found += [curves(seed), probabilities(seed)]
     return tuple(chart for chart in found if chart is not None)

@@ -12,7 +12,7 @@ from jinja2 import PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from maskscope.report import calibration, charts, continual, figures, shared_charts
+from maskscope.report import calibration, charts, continual, figures, shared_charts, size_charts
 from maskscope.report.chart import Chart
 from maskscope.report.grid import Grid
 from maskscope.report.load import ContinualRun, ContinualSeed, Found, Run, SeedRun
@@ -134,6 +134,7 @@ def _section(run: Run, index: int, *, drawn: bool) -> Section:
         table_overlap(run),
         table_significance(run),
         shared_charts.table_groups(run),
+        size_charts.table_faithfulness(run),
         table_shares(run),
         table_sizes(run),
     )

@@ -13,6 +13,7 @@ from maskscope.analysis import controls
 from maskscope.analysis.ablate import complement, half, keep_open, random_like
 from maskscope.analysis.compare import overlaps, remaining, shared
 from maskscope.analysis.evaluate import evaluate, evaluate_each
+from maskscope.analysis.faithfulness import Curve, Likeness, curve
 from maskscope.analysis.gradients import Similarity, gradient_similarity
 from maskscope.analysis.serving import Serving, serving
 from maskscope.core.apply import masked
@@ -35,6 +36,7 @@ from maskscope.runs.results import (
     Outcome,
     PairAccuracy,
     PairOverlap,
+    Predicting,
     Removed,
     SeedResults,
     Share,
@@ -50,6 +52,9 @@ CONFUSED = ("full network", "mask", "complement", "complement with ends open")
 CONTROLS = (controls.EMPTY, controls.RANDOM, controls.SAMPLED, controls.ENDS, controls.WITHOUT_ENDS)
 """Made from the first mask of every subtask, where there are few. (The full mask is the network, masks shuffled within tensors
 are what "random mask" is for every mask.)"""
+
+SOME = 2
+"""Batches of the tests that are enough for a curve."""
 
 EMPTY_OR_FULL = "keeps {what}: no overlap or ablation of it means anything"
 
@@ -93,6 +98,7 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
         tuple(_pairs(experiment, model, masks)),
         _gradients(experiment, model, masks),
         tuple(_serving(experiment, masks)),
+        tuple(_likeness(experiment, model, masks)),
     )
 
 
@@ -180,6 +186,40 @@ def _shares(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[
             shares = (math.nan,) if alone else shared([masks[name] for name in names], parameters)
             for name, share in zip(names, shares, strict=True):
                 yield Share(name, where, share, remaining(masks[name], control, parameters))
+
+
+def _likeness(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName, Mask]) -> Iterator[Accuracy]:
+    """Cross-task faithfulness. Source: Mondorf et al. 2025, 1 - Jensen-Shannon divergence."""
+    data = experiment.data
+    if not isinstance(data, Predicting) or len(data.subtasks) > FEW:
+        return
+    for name, mask in masks.items():
+        if name.seed:
+            continue
+        for network, made in (("mask", mask), ("complement", complement(mask))):
+            for subtask in data.tested:
+                metric = Likeness(model, data.predictions(subtask))
+                score = evaluate(masked(model, made), data.tests("valid", subtask)[:SOME], metric)
+                yield Accuracy(network, name, subtask, score.value, score.examples)
+
+
+def faithfulness(
+    experiment: Experiment, model: nn.Module, name: MaskName, over: Layout, logits: torch.Tensor
+) -> Curve | None:
+    """How well the units that a mask keeps first do on its subtask, by size; None where that is not asked.
+
+    Args:
+        experiment: The values the run was made from.
+        model: The trained network.
+        name: Of the mask.
+        over: Its layout.
+        logits: As learned, for every unit.
+    """
+    data = experiment.data
+    if name.seed or name.subtask not in data.tested or isinstance(data, HoldsOut) or len(data.subtasks) > FEW:
+        return None
+    tests, metric = data.tests("valid", name.subtask)[:SOME], data.metric(name.subtask)
+    return curve(over, logits, lambda mask: evaluate(masked(model, mask), tests, metric).value)
 
 
 def _serving(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[Serving]:

@@ -24,7 +24,7 @@ from maskscope.core.mask import Mask
 from maskscope.core.seeded import derive, seeded
 from maskscope.runs.environment import at_work
 from maskscope.runs.loop import Loop, Note, Report
-from maskscope.runs.measure import histogram, measure
+from maskscope.runs.measure import faithfulness, histogram, measure
 from maskscope.runs.results import MaskName, MaskRecord, SeedResults
 from maskscope.runs.store import RunFolder, read_record, write_record
 from maskscope.runs.study import Experiment, Masking, from_json, to_json
@@ -234,7 +234,8 @@ class Runner:
         mask.save(self.folder.mask(name.subtask, name.seed))
         probability, curve = learned.probability, tuple(Reading(**reading) for reading in loop.readings())
         expected = float(probability.double().sum())
-        record = MaskRecord(name, seconds, undecided(probability), expected, histogram(probability), curve)
+        sizes = faithfulness(self.experiment, model, name, over, learned.logits)
+        record = MaskRecord(name, seconds, undecided(probability), expected, histogram(probability), curve, sizes)
         write_record(self.folder.mask_record(name.subtask, name.seed), record)
         kept = f"{learned.mask.kept_units:,} of {over.units:,} units kept in {seconds:.0f} s"
         loop.finish(masking.schedule.steps, kept)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from maskscope.analysis.compare import Overlap
+from maskscope.analysis.faithfulness import Curve, Predictions
 from maskscope.analysis.gradients import Similarity
 from maskscope.analysis.number import Number
 from maskscope.analysis.serving import Serving
@@ -33,6 +34,15 @@ class Confusable(Protocol):
 
     def outcome(self) -> Metric:
         """For each example and outcome, whether it is that."""
+        ...
+
+
+@runtime_checkable
+class Predicting(Protocol):
+    """Data that know what in a network's outputs is a prediction."""
+
+    def predictions(self, subtask: str) -> Predictions:
+        """What a network says of a subtask's problems, as logarithms of probabilities."""
         ...
 
 
@@ -76,6 +86,8 @@ class MaskRecord:
     histogram: tuple[int, ...]
     """Units per bin of keep probability."""
     curve: tuple[Reading, ...]
+    faithfulness: Curve | None = None
+    """By size, of the units that the mask would keep first; of first masks of subtasks that are tested themselves."""
 
 
 @dataclass(frozen=True)
@@ -184,3 +196,5 @@ class SeedResults:
     """Under the first subtask's mask, where the experiment asks for them."""
     serving: tuple[Serving, ...] = ()
     """Of the first masks of all subtasks; none where there is a single one."""
+    likeness: tuple[Accuracy, ...] = ()
+    """Not how often first masks and their complements are right, but how like the network's predictions theirs are."""

@@ -1,0 +1,69 @@
+"""Charts and tables of how faithful parts of a network are: by size, and to what the network says."""
+
+from __future__ import annotations
+
+from maskscope.analysis.intervals import nested
+from maskscope.analysis.modularity import estimate
+from maskscope.report.chart import COLOURS, Chart, Panel, Series, means, stds
+from maskscope.report.grid import Grid, percent
+from maskscope.report.load import Run
+from maskscope.runs.results import MaskRecord
+
+
+def _curves(run: Run) -> dict[str, list[MaskRecord]]:
+    """Masks with a curve, by subtask."""
+    found: dict[str, list[MaskRecord]] = {}
+    for record in (record for seed in run.seeds for record in seed.records if record.faithfulness is not None):
+        found.setdefault(record.name.subtask, []).append(record)
+    return found
+
+
+def faithfulness(run: Run) -> Chart | None:
+    """Faithfulness of the best units by their share; None where it was not measured."""
+    found = _curves(run)
+    if not found:
+        return None
+    series: list[Series] = []
+    for (subtask, records), colour in zip(found.items(), COLOURS[1:] * len(found), strict=False):
+        points = list(zip(*(record.faithfulness.points for record in records if record.faithfulness), strict=True))
+        shown = [same for same in points if same[0].share > 0]
+        values = [estimate(point.faithfulness for point in same) for same in shown]
+        x = tuple(100 * same[0].share for same in shown)
+        series.append(Series(subtask, "line and points", colour, x, means(values), stds(values)))
+    panel = Panel("kept, % of all units (by keep probability)", "faithfulness", tuple(series), x_axis="log")
+    caption = (
+        "The network with only the units that a subtask's first mask would keep first, by how many: 1 as good as the network, 0 as "
+        "bad as biases alone. Error bars: standard deviation over networks."
+    )
+    return Chart("faithfulness", "Size and faithfulness", caption, (panel,))
+
+
+def table_faithfulness(run: Run) -> Grid | None:
+    """Areas of the curves, and likeness of predictions; None where neither was measured."""
+    found = _curves(run)
+    alike = [item for result in run.results for item in result.likeness]
+    if not found and not alike:
+        return None
+    tested = run.experiment.data.tested
+    rows: list[tuple[str, ...]] = []
+    for subtask in run.experiment.data.subtasks:
+        curves = [record.faithfulness for record in found.get(subtask, []) if record.faithfulness]
+        areas = (nested([[curve.cpr] for curve in curves]).short, nested([[curve.cmd] for curve in curves]).short)
+        cells = (
+            percent(
+                estimate(
+                    item.value
+                    for item in alike
+                    if item.mask and (item.network, item.mask.subtask, item.subtask) == (network, subtask, test)
+                )
+            )
+            for network in ("mask", "complement")
+            for test in tested
+        )
+        rows.append((subtask, *areas, *cells))
+    caption = (
+        "CPR: area under the curve of faithfulness over the share of units kept. CMD: area between it and 1. Then, in %, how like "
+        "the network's predictions those of the first mask and of its complement are, on every subtask: 1 - Jensen-Shannon divergence."
+    )
+    likeness = (f"{kind}{test}" for kind in ("like the network on ", "¬, on ") for test in tested)
+    return Grid("Faithfulness", caption, ("mask of", "CPR", "CMD", *likeness), tuple(rows))
