@@ -5,6 +5,7 @@ python -m maskscope.report.page results docs/experiments.md
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -44,7 +45,9 @@ def write_page(results: Path, page: Path) -> Path:
     templates = Templates(
         loader=PackageLoader("maskscope.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    shown = {"settings": settings, "tables": page_tables}
+    found = results / "random-weights.json"
+    weights = json.loads(found.read_text(encoding="utf-8")) if found.exists() else None
+    shown = {"settings": settings, "tables": page_tables, "random_weights": weights}
     write_text(page, templates.get_template("experiments.md.j2").render(shown))
     return page
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from maskscope.analysis.modularity import Estimate, estimate
@@ -231,6 +231,12 @@ def repeatability(setting: Setting) -> str:
                 [run.name, row[0], row[3], row[1], row[2]] for row in overlap.rows if row[0] in (HIDDEN, ENDS, ALL)
             ]
     return markdown(("of", "where", "IoU, the same twice", "IoU, different ones", "chance"), rows)
+
+
+def named_rows(rows: Mapping[str, Mapping[str, str]]) -> str:
+    """Rows with a name each, all of the same columns, as an example has written them."""
+    columns = list(next(iter(rows.values())))
+    return markdown(("control", *columns), [[name, *(row[column] for column in columns)] for name, row in rows.items()])
 
 
 def calibrated(setting: Setting) -> str:

@@ -9,9 +9,9 @@ from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, percent
 from maskscope.runs.estimates import accuracy, reuse_in
-from maskscope.runs.properties import Reused, reused
+from maskscope.runs.properties import Reused, reused, specialized
 from maskscope.runs.removal import RemovalFinding, drops, removal_finding, worst_besides
-from maskscope.runs.results import HIDDEN, HoldsOut, SeedResults
+from maskscope.runs.results import FEW, HIDDEN, HoldsOut, SeedResults
 from maskscope.runs.study import Experiment
 
 
@@ -138,7 +138,14 @@ def _ablation_words(experiment: Experiment, results: Sequence[SeedResults]) -> s
         f"A mask alone serves its own subtask in {own_mask:.1%} of cases and the other in {other_mask:.1%}. Without the "
         f"mask's weights its own is right in {own_without:.1%} and the other in {other_without:.1%}; if only hidden weights "
         f"are removed (input and output layers taken from the control mask), in {own_open:.1%} and {other_open:.1%}."
+        f"{_special_words(experiment, results)}"
     )
+
+
+def _special_words(experiment: Experiment, results: Sequence[SeedResults]) -> str:
+    found = [(name, specialized(experiment, results, name).p_specialize) for name in experiment.data.subtasks[:FEW]]
+    known = [f"{interval.short} of {name}" for name, interval in found if not math.isnan(interval.mean)]
+    return f" P_specialize {', '.join(known)}." if known else ""
 
 
 def _mean(estimates: Iterable[Estimate]) -> float:
