@@ -4,18 +4,20 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import tiny
 from maskscope.analysis.ablate import complement
 from maskscope.analysis.compare import Overlap
+from maskscope.analysis.controls import WITHOUT_ENDS
 from maskscope.analysis.evaluate import evaluate
 from maskscope.core.apply import masked
 from maskscope.core.files import load_tensors
 from maskscope.core.mask import Mask
 from maskscope.runs.pipeline import Runner
 from maskscope.runs.properties import reused, specialized
-from maskscope.runs.results import HIDDEN, Accuracy, MaskName, PairOverlap, SeedResults
-from maskscope.runs.store import folder_of
+from maskscope.runs.results import HIDDEN, Accuracy, MaskName, MaskRecord, PairOverlap, SeedResults
+from maskscope.runs.store import folder_of, read_record
 from maskscope.runs.verdict import verdict
 
 UNITS = 1000
@@ -99,15 +101,83 @@ def test_p_specialize_is_that_of_the_accuracies_over_networks():
     assert found.necessity.mean == pytest.approx(1.0)
 
 
-def test_removing_shared_weights_is_measured_as_by_hand(tmp_path):
-    folder = folder_of(tmp_path, tiny.FNN, 0)
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A tiny run: its folder, its network, its results."""
+    folder = folder_of(tmp_path_factory.mktemp("runs"), tiny.FNN, 0)
     results = Runner(tiny.FNN, 0, folder, lambda tick: None).run()
     model = tiny.FNN.network.build(tiny.FNN.data.inputs, tiny.FNN.data.outputs)
     model.load_state_dict(load_tensors(folder.model).tensors)
+    return folder, model, results
+
+
+def mask_of(folder, name):
+    return Mask.load(folder.mask(name.subtask, name.seed))
+
+
+def test_removing_shared_weights_is_measured_as_by_hand(measured):
+    folder, model, results = measured
     assert len(results.pairs) == 2 * 3 * 2  # repetitions, what is removed, what is tested
     for item in results.pairs:
-        a, b = (Mask.load(folder.mask(name.subtask, name.seed)) for name in (item.first, item.second))
+        a, b = (mask_of(folder, name) for name in (item.first, item.second))
         gone = {"shared": a & b, "first alone": a - b, "second alone": b - a}[item.removed]
         tests, metric = tiny.FNN.data.tests("valid", item.subtask), tiny.FNN.data.metric(item.subtask)
         assert item.value == evaluate(masked(model, complement(gone)), tests, metric).value
         assert item.weights == gone.kept_weights
+
+
+def test_controls_of_first_masks_are_measured_as_by_hand(measured):
+    folder, model, results = measured
+    found = [item for item in results.accuracies if item.network == WITHOUT_ENDS]
+    assert {(item.mask.subtask, item.mask.seed, item.subtask) for item in found} == {
+        (mask, 0, tested) for mask in tiny.FNN.data.subtasks for tested in tiny.FNN.data.tested
+    }
+    for item in found:
+        gone = ~mask_of(folder, item.mask)
+        made = gone | Mask.of(gone.layout, gone.layout.covering(["layers.1.weight"]))
+        tests, metric = tiny.FNN.data.tests("valid", item.subtask), tiny.FNN.data.metric(item.subtask)
+        assert item.value == evaluate(masked(model, made), tests, metric).value
+
+
+def test_likeness_of_predictions_is_measured_as_by_hand(measured):
+    folder, model, results = measured
+    assert len(results.likeness) == 3 * 2 * 2  # first masks and the control; mask and complement; what is tested
+    item = next(i for i in results.likeness if (i.network, i.mask.subtask, i.subtask) == ("mask", "pair 1", "pair 2"))
+    (batch,) = tiny.FNN.data.tests("valid", "pair 2")
+    predictions = tiny.FNN.data.predictions("pair 2")
+    with torch.no_grad():
+        ours, whole = predictions(masked(model, mask_of(folder, item.mask)), batch), predictions(model, batch)
+    p, q = ours.double().softmax(-1), whole.double().softmax(-1)
+    middle = (p + q) / 2
+    apart = ((p * (p / middle).log2()).sum(-1) + (q * (q / middle).log2()).sum(-1)) / 2
+    assert item.value == pytest.approx(1 - float(apart.mean()), abs=1e-5)
+    assert item.examples == len(batch.inputs)
+
+
+def test_curves_of_size_end_at_the_network_and_belong_to_first_masks(measured):
+    folder, model, _ = measured
+    (batch,) = tiny.FNN.data.tests("valid", "pair 1")
+    for subtask, seed in tiny.FNN.masks():
+        record = read_record(folder.mask_record(subtask, seed), MaskRecord)
+        asked = seed == 0 and subtask in tiny.FNN.data.tested
+        assert (record.faithfulness is not None) == asked
+        if subtask == "pair 1" and asked:
+            last = record.faithfulness.points[-1]
+            assert last.share == 1.0
+            assert last.value == evaluate(model, [batch], tiny.FNN.data.metric(subtask)).value
+
+
+def test_units_that_serve_both_are_those_of_the_overlap(measured):
+    _, _, results = measured
+    first = {MaskName(subtask, 0) for subtask in tiny.FNN.data.subtasks}
+    for served in results.serving:
+        (overlap,) = [
+            item.overlap
+            for item in results.overlaps
+            if {item.first, item.second} == first and item.overlap.where == served.where
+        ]
+        assert served.degrees == (
+            overlap.units - overlap.either,
+            overlap.either - overlap.both,
+            overlap.both,
+        )

@@ -99,7 +99,9 @@ def test_reports_of_class_removal_have_their_pictures(removal, tmp_path):
         assert text in page
     names = {path.name for path in write_figures(found, tmp_path / "figures")}
     assert {"confusions.pdf", "accuracies.svg"} <= names
-    assert charts.overlap_per_tensor(found.runs[0]) is None
+    per_layer = charts.overlap_per_tensor(found.runs[0])
+    assert per_layer.title == "Overlap per layer"
+    assert per_layer.panels[0].series[0].x == ("features.0", "features.3", "features.6", "features.10", "out_layer")
 
 
 def test_masks_of_pairs_are_compared_with_themselves_and_each_other(tmp_path):
@@ -110,7 +112,7 @@ def test_masks_of_pairs_are_compared_with_themselves_and_each_other(tmp_path):
     assert between
     said = verdict(tiny.PAIRS, [results])
     assert said.reuse is not None
-    assert said.reuse.iou.ceiling.n == 2
+    assert said.reuse.iou.ceiling.n == 3
     found = find(tmp_path)
     page = write_report(found, tmp_path / "report.html", "pairs").read_text(encoding="utf-8")
     for text in ("Every two subtasks", "Which weights serve how many subtasks", "Groups of subtasks"):

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from maskscope.analysis.modularity import Estimate, estimate
-from maskscope.core.layout import layer
+from maskscope.core.layout import by_layer, layer
 from maskscope.report import lost_charts, shared_charts, size_charts
 from maskscope.report.chart import BLACK, BLUE, COLOURS, ORANGE, Chart, Panel, Series, Style, means, stds
 from maskscope.report.load import Run, SeedRun
@@ -90,10 +90,11 @@ def across(runs: Sequence[Run]) -> Chart | None:
 
 
 def overlap_per_tensor(run: Run) -> Chart | None:
-    """IoU and IoMin in every masked tensor, with chance and ceiling; None where overlaps are kept for pooled parts only."""
+    """IoU and IoMin in every masked tensor, or layer under many subtasks, with chance and ceiling; None where they were not kept."""
     subtasks = run.experiment.data.subtasks
-    tensors = tuple(t.parameter for t in run.results[0].sizes[0].tensors) if run.results[0].sizes else ()
+    every = tuple(t.parameter for t in run.results[0].sizes[0].tensors) if run.results[0].sizes else ()
     compared = {item.overlap.where for item in run.results[0].overlaps}
+    part, tensors = ("tensor", every) if compared >= {*every} else ("layer", tuple(by_layer(every)))
     if len(subtasks) < 2 or not compared >= {*tensors, HIDDEN}:
         return None
     named = " and ".join(subtasks) if len(subtasks) == 2 else "different subtasks"
@@ -107,12 +108,12 @@ def overlap_per_tensor(run: Run) -> Chart | None:
             ("ceiling: same subtask again", "ticks", BLACK, ceiling),
             ("chance", "ticks", ORANGE, chance),
         ]
-        panels.append(_per_part("tensor", "overlap, in units", tensors, values, title))
+        panels.append(_per_part(part, "overlap, in units", tensors, values, title))
     caption = (
         f"What {named} share, against random masks of the same sizes (chance) and the same subtask learned "
         "again (ceiling). Error bars: standard deviation over pairs of masks."
     )
-    return Chart("overlap-per-tensor", "Overlap per tensor", caption, tuple(panels), _height(tensors, 430))
+    return Chart("overlap-per-tensor", f"Overlap per {part}", caption, tuple(panels), _height(tensors, 430))
 
 
 def kept_per_layer(run: Run) -> Chart | None:

@@ -53,6 +53,9 @@ CONTROLS = (controls.EMPTY, controls.RANDOM, controls.SAMPLED, controls.ENDS, co
 """Made from the first mask of every subtask, where there are few. (The full mask is the network, masks shuffled within tensors
 are what "random mask" is for every mask.)"""
 
+LAYERS = 32
+"""More than so many layers under many subtasks are too much to keep."""
+
 SOME = 2
 """Batches of the tests that are enough for a curve."""
 
@@ -103,12 +106,18 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
 
 
 def places(experiment: Experiment, over: Layout) -> dict[str, tuple[str, ...]]:
-    """The parts of a network in which overlap is reported: tensors, layers of several tensors, hidden, ends, all."""
+    """The parts of a network in which overlap is reported: tensors, layers of several tensors, hidden, ends, all.
+
+    With many subtasks: layers, if there are not many of those too, hidden, ends, all.
+    """
     ends = set(experiment.network.ends)
-    single = {name: (name,) for name in over.names}
-    single |= {where: names for where, names in by_layer(over.names).items() if len(names) > 1}
+    layers = by_layer(over.names)
+    single = {name: (name,) for name in over.names} | {
+        where: names for where, names in layers.items() if len(names) > 1
+    }
+    few = len(experiment.data.subtasks) <= FEW
     parts = {
-        **(single if len(experiment.data.subtasks) <= FEW else {}),
+        **(single if few else layers if len(layers) <= LAYERS else {}),
         HIDDEN: tuple(name for name in over.names if name not in ends),
         ENDS: tuple(name for name in over.names if name in ends),
         ALL: over.names,

@@ -18,7 +18,7 @@ HISTOGRAM_BINS = 50
 """Equal bins of keep probability from 0 to 1."""
 
 FEW = 3
-"""With more subtasks than this, overlaps are kept for pooled parts of the network only, and outcomes for masks only."""
+"""With more subtasks than this, overlaps are kept for layers and pooled parts only, and outcomes for masks only."""
 
 HIDDEN, ENDS, ALL = "hidden layers", "input and output layers", "all layers"
 
