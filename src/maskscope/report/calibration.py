@@ -13,6 +13,9 @@ from maskscope.runs.calibration import Calibration, Recovered, calibration, reco
 
 Value = Callable[[Recovered], float]
 
+_ASIDE = 0.035
+"""How far architectures stand from each other in the chart."""
+
 
 def group(run: Run) -> str:
     """What runs that differ only in how much is shared have in common: architecture and setting."""
@@ -42,13 +45,16 @@ def chart(runs: Sequence[Run]) -> Chart | None:
     panels: list[Panel] = []
     for title, true, told in values:
         series = [Series("true", "dotted", BLACK, (-0.05, 1.05), (-0.05, 1.05))]
-        for name, colour in zip(shown, (*COLOURS[1:], BLACK, GREY), strict=False):
+        for i, (name, colour) in enumerate(zip(shown, (*COLOURS[1:], BLACK, GREY), strict=False)):
             items = [item for item in found[name] if not math.isnan(told(item))]
-            series.append(Series(name, "points", colour, tuple(map(true, items)), tuple(map(told, items))))
+            aside = _ASIDE * (i - (len(shown) - 1) / 2)
+            series.append(
+                Series(name, "points", colour, tuple(true(item) + aside for item in items), tuple(map(told, items)))
+            )
         panels.append(Panel("true", "found", tuple(series), title, x_range=(-0.15, 1.1), y_range=(-0.15, 1.15)))
     caption = (
         "Each point is a network put together so that the answer is known, judged alone. True: the same numbers of what was "
-        "planted. Settings that are meant to fail are in the table only."
+        "planted; architectures stand side by side. Settings that are meant to fail are in the table only."
     )
     return Chart("calibration", "Found against true", caption, tuple(panels), 420)
 
