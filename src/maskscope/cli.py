@@ -195,7 +195,7 @@ def report(directory: Positional[Path], /, *, out: Path | None = None, figures: 
 
 
 @app.command(name="collect")
-def collect_(directory: Positional[Path], /, *, out: Path) -> None:
+def collect_(directory: Positional[Path], /, *, out: Path, curves: bool = True) -> None:
     """Copy what finished runs found, without weights and masks, into a small folder to keep or to send.
 
     Example: maskscope collect runs/double-addition/standard --out results/double-addition/standard
@@ -203,9 +203,10 @@ def collect_(directory: Positional[Path], /, *, out: Path) -> None:
     Args:
         directory: The folder of one run or of many.
         out: Where to; ``maskscope report`` reads it, but for the pictures of masks.
+        curves: With the learning curves of masks, which are half of it; for a hundred networks, leave them out.
     """
     try:
-        copies = collect(find(directory), out)
+        copies = collect(find(directory), out, curves=curves)
     except (FileNotFoundError, ValueError) as error:
         raise Failure(str(error)) from None
     Console().print(f"collected: {len(copies)} seeds in {out}", markup=False, highlight=False, soft_wrap=True)

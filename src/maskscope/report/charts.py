@@ -232,8 +232,10 @@ def of_run(run: Run) -> tuple[Chart, ...]:
     seed = run.seeds[0]
     found = [*lost_charts.of_run(run), *shared_charts.of_run(run), overlap_per_tensor(run), kept_per_layer(run)]
     found.append(size_charts.faithfulness(run))
+    if any(record.curve for record in seed.records):
+        found.append(curves(seed))
     if seed.records:
-        found += [curves(seed), probabilities(seed)]
+        found.append(probabilities(seed))
     return tuple(chart for chart in found if chart is not None)
 
 
