@@ -24,6 +24,7 @@ from maskscope.analysis.controls import (
     made,
     random_of_size,
 )
+from maskscope.core.apply import masked
 from maskscope.core.layout import layout
 from maskscope.core.learning.learn import learn_mask
 from maskscope.core.learning.schedules import Schedule
@@ -86,6 +87,13 @@ def test_every_tensor_of_an_output_is_moved():
     assert seen[0]["more"][0].tolist() == [3.0, 1.0, 2.0]
 
 
+def test_labels_that_cannot_be_shuffled_are_refused():
+    with pytest.raises(ValueError, match="network itself computes the loss"):
+        ShuffledLabels(lambda network, batch: network(batch)["loss"])(lambda x: {"loss": x.mean()}, torch.ones(3))
+    with pytest.raises(ValueError, match="one example"):
+        ShuffledLabels(cross_entropy)(nn.Identity(), (torch.randn(1, 3), torch.tensor([0])))
+
+
 def parity(step: int, n: int = 128):
     """Whether two of six bits differ."""
     bits = torch.randint(0, 2, (n, 6), generator=torch.Generator().manual_seed(step))
@@ -130,6 +138,11 @@ def test_what_removal_costs_tells_a_trained_network_from_a_random_one(networks):
     assert costs["mask"] == pytest.approx(2 * (alone[FULL] - without["mask"]))
     assert max(alone[SHUFFLED_LABELS], alone[SHUFFLED], alone[RANDOM], alone[SAMPLED], alone[EMPTY]) < 0.8
     assert "parity" in str(found[0])
+    ends = next(control for control in found if control.name == ENDS)
+    first = learn(model, cross_entropy, 0)
+    gone = masked(model, made(first, ["layers.0.weight", "layers.2.weight"])[WITHOUT_ENDS])
+    assert ends.without["parity"].value == float(accuracy(gone, parity(10_000, 500)).mean())
+    assert WITHOUT_ENDS not in alone
 
 
 def test_learned_controls_need_what_they_are_learned_with(networks):

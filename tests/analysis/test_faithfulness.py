@@ -97,7 +97,17 @@ def test_likeness_is_the_mean_over_positions():
 
 
 def test_an_empty_mask_says_what_biases_say():
-    model = nn.Linear(3, 2)
+    model, x = nn.Linear(3, 2), torch.randn(4, 3) * 9
     likeness = Likeness(model, lambda network, batch: network(batch))
     empty = masked(model, Mask.empty(layout(model)))
-    assert bool((likeness(empty, torch.randn(4, 3) * 9) < 1).all())
+    wanted = 1 - divergence(model.bias.detach().expand(4, 2), model(x).detach())
+    assert likeness(empty, x).detach().numpy() == pytest.approx(wanted.numpy(), abs=1e-6)
+
+
+def test_predictions_that_are_not_numbers_are_like_nothing():
+    assert bool(divergence(torch.full((3,), math.nan), torch.randn(3)).isnan())
+
+
+def test_how_much_better_than_nothing_is_for_the_caller_to_say():
+    found = curve(OVER, torch.randn(OVER.units), lambda mask: 0.05 * mask.density, [0.5], least=0.01)
+    assert found.cpr == pytest.approx(0.5)

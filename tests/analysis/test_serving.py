@@ -73,6 +73,12 @@ def test_unknown_likeness_is_the_least():
     assert found.joins[1].likeness == pytest.approx(0.2)
 
 
+def test_what_joins_is_the_mean_of_what_is_known():
+    assert np.isnan(clusters(np.full((3, 3), np.nan)).joins[0].likeness)
+    found = clusters(symmetric({("a", "b"): 0.9, ("a", "c"): 0.3}, ["a", "b", "c"]))
+    assert found.joins[1].likeness == pytest.approx(0.3)  # of b with c nothing is known
+
+
 def test_a_table_of_pairs_is_symmetric():
     table = symmetric({("a", "b"): 0.5, ("c", "a"): 0.1}, ["a", "b", "c"])
     assert np.array_equal(table, table.T, equal_nan=True)

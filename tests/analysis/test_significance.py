@@ -72,6 +72,13 @@ def _enumerated(networks):
     return (sums >= sums[0] - 1e-12).mean()
 
 
+def test_many_masks_of_one_network_are_not_enumerated():
+    random = np.random.default_rng(4)
+    points = np.concatenate([random.normal(0, 1, 9), random.normal(0, 1, 9)])
+    table = np.exp(-np.abs(points[:, None] - points[None]))
+    assert 0 < differs_from_ceiling([Network(table, first=9)]) <= 1  # 48,620 namings
+
+
 def test_masks_of_unequal_number_are_named_in_every_way():
     table = np.full((5, 5), 0.1)
     table[:2, :2] = table[2:, 2:] = 0.9

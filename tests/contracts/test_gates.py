@@ -193,3 +193,9 @@ def test_without_a_compiler_one_warning_says_what_it_costs(monkeypatch):
         first = gated(kernel)
     assert torch.equal(first, gated(kernel))  # a second warning would be an error
     assert torch.equal(first, gated(Kernel(GumbelSigmoid(), "eager")))
+
+
+def test_passes_are_compiled_once_for_equal_gates():
+    first, second = Kernel(GumbelSigmoid(), "compiled"), Kernel(GumbelSigmoid(), "compiled")
+    assert first._functions is second._functions
+    assert Kernel(GumbelSigmoid(temperature=0.5), "compiled")._functions is not first._functions

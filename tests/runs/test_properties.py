@@ -181,3 +181,11 @@ def test_units_that_serve_both_are_those_of_the_overlap(measured):
             overlap.either - overlap.both,
             overlap.both,
         )
+
+
+def test_shuffled_labels_reach_the_learning_of_masks(measured, tmp_path):
+    other = tiny.FNN.remasked(shuffled_labels=True, repeats=1)
+    folder = folder_of(tmp_path, other, 0)
+    Runner(other, 0, folder, lambda tick: None).run()
+    assert torch.equal(load_tensors(folder.model).tensors["layers.0.weight"], measured[1].layers[0].weight)
+    assert mask_of(folder, MaskName("pair 1", 0)) != mask_of(measured[0], MaskName("pair 1", 0))

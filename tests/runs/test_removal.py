@@ -116,7 +116,7 @@ def test_masks_of_pairs_are_compared_with_themselves_and_each_other(tmp_path):
     found = find(tmp_path)
     page = write_report(found, tmp_path / "report.html", "pairs").read_text(encoding="utf-8")
     for text in ("Every two subtasks", "Which weights serve how many subtasks", "Groups of subtasks"):
-        assert (text in page) == (len(tiny.PAIRS.data.subtasks) > 2 or text.startswith("Which"))
+        assert text in page
     (served, *_) = results.serving
     assert sum(served.degrees) == sum(
         t.units for t in results.sizes[0].tensors if t.parameter not in tiny.PAIRS.network.ends

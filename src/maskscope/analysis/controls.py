@@ -40,7 +40,7 @@ class Control:
     with_mask: Mapping[str, Score]
     """By test: under the control's mask."""
     without: Mapping[str, Score]
-    """By test: without the mask's weights."""
+    """By test: without the mask's weights; of the input and output layers only, without its weights in those."""
     network: Mapping[str, Score]
     """By test: the network itself, as it is or with random weights."""
 
@@ -69,7 +69,10 @@ class ShuffledLabels:
     """An objective whose labels belong to other examples: what a mask learns of labels alone.
 
     Outputs move on by one example, which for drawn batches is as good as drawing the labels anew. Examples come first in
-    every tensor that the network returns.
+    every tensor that the network returns; the loss is computed outside of it.
+
+    Raises (when called):
+        ValueError: The network returns a loss, or a part of a batch has a single example.
 
     Examples:
         >>> from maskscope.core.objectives import cross_entropy
@@ -84,9 +87,20 @@ class ShuffledLabels:
         """The objective, of outputs that belong to other examples."""
 
         def moved(*args: Any, **kwargs: Any) -> Any:
-            return pytree.tree_map_only(Tensor, lambda output: output.roll(1, 0), model(*args, **kwargs))
+            return pytree.tree_map_only(Tensor, _moved, model(*args, **kwargs))
 
         return self.objective(moved, batch)
+
+
+def _moved(output: Tensor) -> Tensor:
+    if not output.ndim:
+        raise ValueError(
+            "labels cannot be shuffled where the network itself computes the loss: pass an objective that takes the logits "
+            "and computes it from them"
+        )
+    if output.shape[0] < 2:
+        raise ValueError("labels cannot be shuffled among one example: larger batches, or fewer samples per step")
+    return output.roll(1, 0)
 
 
 def made(mask: Mask, ends: Sequence[str] = (), seed: int = 0) -> dict[str, Mask]:
@@ -200,12 +214,20 @@ def controls(
     def scores(network: Network) -> dict[str, Score]:
         return {test: evaluate(network, batches, metrics[test]) for test, batches in tests.items()}
 
-    def tested(name: str, network: nn.Module, itself: dict[str, Score], control: Mask) -> Control:
-        under = scores(masked(network, control)), scores(masked(network, complement(control)))
-        return Control(name, control.kept_units, *under, itself)
+    def tested(
+        name: str, network: nn.Module, itself: dict[str, Score], control: Mask, without: Mask | None = None
+    ) -> Control:
+        rest = complement(control) if without is None else without
+        return Control(
+            name, control.kept_units, scores(masked(network, control)), scores(masked(network, rest)), itself
+        )
 
-    itself = scores(model)
-    found = [tested(name, model, itself, control) for name, control in {"mask": mask, **made(mask, ends, seed)}.items()]
+    itself, others = scores(model), made(mask, ends, seed)
+    without_ends = others.pop(WITHOUT_ENDS, None)
+    found = [tested("mask", model, itself, mask)]
+    found += [
+        tested(name, model, itself, control, without_ends if name == ENDS else None) for name, control in others.items()
+    ]
     if learn is not None and objective is not None:
         found.append(tested(AGAIN, model, itself, learn(model, objective, seed + 1)))
         found.append(tested(SHUFFLED_LABELS, model, itself, learn(model, ShuffledLabels(objective), seed + 1)))

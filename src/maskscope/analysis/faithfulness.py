@@ -44,7 +44,7 @@ class Point:
     value: float
     """How well it does."""
     faithfulness: Number
-    """NaN where the whole does no better than nothing."""
+    """NaN where the whole does hardly better than nothing."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def curve(
     scores: Float[Tensor, " units"],
     measure: Callable[[Mask], float],
     sizes: Sequence[float] = SIZES,
+    least: float = LEARNED,
 ) -> Curve:
     """How well parts of a network do, by size.
 
@@ -108,6 +109,7 @@ def curve(
         scores: Which units come first; the logits of a learned mask, say.
         measure: How well the network does under a mask, such as ``lambda mask: evaluate(masked(model, mask), ...).value``.
         sizes: Shares of all units; nothing and everything are measured too.
+        least: Where the whole is better than nothing by less than this, there is no faithfulness.
 
     Raises:
         ValueError: As for ``best``.
@@ -121,7 +123,7 @@ def curve(
     shares = (0.0, *sorted(sizes), 1.0)
     values = [measure(best(layout, scores, share)) for share in shares]
     nothing, everything = values[0], values[-1]
-    learned = everything - nothing >= LEARNED
+    learned = everything - nothing >= least
     points = tuple(
         Point(share, value, (value - nothing) / (everything - nothing) if learned else math.nan)
         for share, value in zip(shares, values, strict=True)
@@ -147,7 +149,8 @@ def divergence(
     """
     p, q = first.double().log_softmax(-1), second.double().log_softmax(-1)
     middle = torch.logaddexp(p, q) - math.log(2)
-    apart = [(x.exp() * (x - middle)).nan_to_num(0.0).sum(-1) for x in (p, q)]
+    impossible = p.new_zeros(())  # what has no probability adds nothing
+    apart = [torch.where(x == -math.inf, impossible, x.exp() * (x - middle)).sum(-1) for x in (p, q)]
     return ((apart[0] + apart[1]) / (2 * math.log(2))).clamp(0, 1).float()
 
 

@@ -140,7 +140,7 @@ def crossed(table: Float64[np.ndarray, "first second"], level: float = LEVEL) ->
     rows, columns = table.shape
     if min(rows, columns) < 2:
         return Interval(
-            float(table.mean()) if table.size else math.nan, math.nan, math.nan, rows + columns, "masks", level
+            float(table.mean()) if table.size else math.nan, math.nan, math.nan, rows + columns, "masks", level=level
         )
     parts = [(float(np.var(means, ddof=1)) / len(means), len(means) - 1) for means in (table.mean(1), table.mean(0))]
     variance = sum(part for part, _ in parts)

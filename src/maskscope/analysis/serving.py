@@ -11,7 +11,11 @@ from jaxtyping import Float64
 from scipy.cluster import hierarchy
 from scipy.spatial import distance
 
+from maskscope.analysis.number import Number
 from maskscope.core.mask import Mask
+
+MOST = 62
+"""So many masks can be told apart in a whole number."""
 
 LARGEST = 40
 """So many sets of subtasks are told; there may be two to the power of their number."""
@@ -40,7 +44,7 @@ def serving(masks: Mapping[str, Mask], names: Iterable[str] | None = None, where
     """Count the units by which masks keep them.
 
     Args:
-        masks: One for each subtask, over the same layout; at most 62.
+        masks: One for each subtask, over the same layout; at most ``MOST``.
         names: Only these parameters, as globs. Default: all.
         where: What part of the network that is.
 
@@ -56,8 +60,8 @@ def serving(masks: Mapping[str, Mask], names: Iterable[str] | None = None, where
         >>> serving({"a": a, "b": b}).degrees
         (1, 2, 1)
     """
-    if not 1 <= len(masks) <= 62:
-        raise ValueError(f"serving needs 1 to 62 masks, got {len(masks)}")
+    if not 1 <= len(masks) <= MOST:
+        raise ValueError(f"serving needs 1 to {MOST} masks, got {len(masks)}")
     known = list(masks.values())
     over = known[0].layout
     if any(mask.layout != over for mask in known):
@@ -85,8 +89,8 @@ class Join:
 
     first: tuple[int, ...]
     second: tuple[int, ...]
-    likeness: float
-    """Mean over pairs of one with one of the other."""
+    likeness: Number
+    """Mean over pairs of one with one of the other, of those that are known; NaN where none is."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,10 @@ def clusters(likeness: Float64[np.ndarray, "n n"]) -> Clusters:
     tree = hierarchy.linkage(distance.squareform(apart, checks=False), "average", optimal_ordering=True)
     members: list[tuple[int, ...]] = [(i,) for i in range(len(likeness))]
     joins: list[Join] = []
-    for first, second, height, _ in tree.tolist():
+    for first, second, *_ in tree.tolist():
         a, b = members[int(first)], members[int(second)]
-        joins.append(Join(a, b, most - float(height)))
+        pairs = likeness[np.ix_(a, b)]
+        joins.append(Join(a, b, float(np.nanmean(pairs)) if not np.isnan(pairs).all() else math.nan))
         members.append((*a, *b))
     return Clusters(tuple(int(i) for i in hierarchy.leaves_list(tree)), tuple(joins))
 

@@ -14,10 +14,10 @@ from scipy import stats
 from maskscope.analysis.number import Number
 
 ALPHA = 0.1
-"""Where fewer relabelings exist than could give a p-value of this, there is no test."""
+"""Where there are too few renamings for a p-value of this, there is no test."""
 
 _DRAWS = 9999
-"""Relabelings that are drawn where there are more."""
+"""Renamings that are drawn where there are more."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def differs_from_ceiling(networks: Sequence[Network]) -> Number:
         networks: One for each; those with fewer than two masks of a subtask do not count.
 
     Returns:
-        The p-value; NaN where no renaming could give less than ``ALPHA``.
+        The p-value; NaN where no renaming could give ``ALPHA`` or less.
 
     Examples:
         >>> table = np.array([[1, 0.9, 0.1, 0.1], [0.9, 1, 0.1, 0.1], [0.1, 0.1, 1, 0.9], [0.1, 0.1, 0.9, 1]])
@@ -65,8 +65,12 @@ def differs_from_ceiling(networks: Sequence[Network]) -> Number:
 
 
 def _namings(network: Network) -> list[float]:
-    """The statistic for every way of naming the masks, the true one first."""
+    """The statistic for every way of naming the masks, or for many, the true one first."""
     count = len(network.overlaps)
+    if math.comb(count, network.first) > _DRAWS:
+        generator = np.random.default_rng(0)
+        drawn = [tuple(generator.permutation(count)[: network.first].tolist()) for _ in range(_DRAWS)]
+        return [_gap(network.overlaps, way) for way in (tuple(range(network.first)), *drawn)]
     ways = list(combinations(range(count), network.first))
     if 2 * network.first == count:  # names can be exchanged as a whole
         ways = [way for way in ways if 0 in way]

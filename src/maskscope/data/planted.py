@@ -104,8 +104,8 @@ class Planted:
 
     def tests(self, split: Split = "valid", subtask: str | None = None, size: int = 1000) -> list[Differences]:
         """A subtask's problems of a split, in batches."""
-        batch = self.batches(split, size, 0, subtask)
-        return [batch(step) for step in range(-(-self.valid // size))]
+        starts = range(0, self.valid, size)
+        return [self.batches(split, min(size, self.valid - start), 0, subtask)(start // size) for start in starts]
 
     def _asked(self, subtask: str) -> tuple[int, ...]:
         known = {self.full: (0, 1), **{name: (i,) for i, name in enumerate(self.subtasks)}}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from maskscope.models.planted import PlantedSettings
-from maskscope.report.chart import BLACK, COLOURS, GREY, Chart, Panel, Series
+from maskscope.report.chart import BLACK, COLOURS, Chart, Panel, Series
 from maskscope.report.grid import Grid
 from maskscope.report.load import Run
 from maskscope.runs.calibration import Calibration, Recovered, calibration, recovered
@@ -45,13 +45,13 @@ def chart(runs: Sequence[Run]) -> Chart | None:
     panels: list[Panel] = []
     for title, true, told in values:
         series = [Series("true", "dotted", BLACK, (-0.05, 1.05), (-0.05, 1.05))]
-        for i, (name, colour) in enumerate(zip(shown, (*COLOURS[1:], BLACK, GREY), strict=False)):
+        for i, (name, colour) in enumerate(zip(shown, (*COLOURS[1:], BLACK) * len(shown), strict=False)):
             items = [item for item in found[name] if not math.isnan(told(item))]
             aside = _ASIDE * (i - (len(shown) - 1) / 2)
             series.append(
                 Series(name, "points", colour, tuple(true(item) + aside for item in items), tuple(map(told, items)))
             )
-        panels.append(Panel("true", "found", tuple(series), title, x_range=(-0.15, 1.1), y_range=(-0.15, 1.15)))
+        panels.append(Panel("true", "found", tuple(series), title, x_range=(-0.15, 1.1)))
     caption = (
         "Each point is a network put together so that the answer is known, judged alone. True: the same numbers of what was "
         "planted; architectures stand side by side. Settings that are meant to fail are in the table only."
@@ -69,7 +69,7 @@ def table(runs: Sequence[Run]) -> Grid | None:
     if len(rows) > 1 and plain:
         rows.append(("all architectures", *_cells(calibration(plain))))
     caption = (
-        "Mean absolute error of the numbers against the truth, and verdicts: of networks that share nothing, how many are called "
+        "Mean absolute error of the numbers against the truth (of those networks that gave one), and verdicts: of networks that share nothing, how many are called "
         "shared; of those that share everything, how many are called separate."
     )
     header = (
@@ -86,14 +86,19 @@ def table(runs: Sequence[Run]) -> Grid | None:
 
 
 def _cells(found: Calibration) -> tuple[str, ...]:
-    errors = (found.error_iou, found.error_iomin, found.error_special)
+    errors = ((found.error_iou, found.told), (found.error_iomin, found.told), (found.error_special, found.told_special))
     return (
         str(found.n),
-        *("–" if math.isnan(value) else f"{value:.3f}" for value in errors),
+        *(_error(value, n, found.n) for value, n in errors),
         f"{found.called_shared} of {found.disjoint}",
         f"{found.called_separate} of {found.same}",
         f"{found.cannot_tell} of {found.n}",
     )
+
+
+def _error(value: float, told: int, n: int) -> str:
+    """With how many it is of, where some networks gave no number."""
+    return "–" if math.isnan(value) else f"{value:.3f}" + (f" ({told} of {n})" if told < n else "")
 
 
 def levels(runs: Sequence[Run]) -> Grid | None:

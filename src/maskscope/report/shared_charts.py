@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -10,6 +11,7 @@ from jaxtyping import Float64
 
 from maskscope.analysis.modularity import estimate
 from maskscope.analysis.serving import clusters, symmetric
+from maskscope.analysis.specialize import left
 from maskscope.report.chart import BLACK, BLUE, Chart, Heat, Panel, Series
 from maskscope.report.grid import Grid
 from maskscope.report.load import Run
@@ -62,23 +64,26 @@ def served(run: Run) -> Chart:
 
 def matrices(run: Run) -> Chart:
     """IoU, IoMin and P_reuse of every two subtasks, and damage of removal, like subtasks beside each other."""
-    names, order = _ordered(run)
+    names = list(run.experiment.data.subtasks)
     iou, iomin, position = _tables(run)
+    known = not np.isnan(position).all()
+    order = list(clusters(position if known else iou).order)
     again = [[item.overlap for item in compared(run.results, HIDDEN, (name, name))] for name in names]
     np.fill_diagonal(iou, [estimate(overlap.iou for overlap in own).mean for own in again])
     np.fill_diagonal(iomin, [estimate(overlap.iomin for overlap in own).mean for own in again])
     labels = tuple(names[i] for i in order)
     panels = [
         _heat(title, "", labels, table[np.ix_(order, order)])
-        for title, table in (("IoU", iou), ("IoMin", iomin), ("P_reuse by IoU", position))
+        for title, table in (("IoU", iou), ("IoMin", iomin), *((("P_reuse by IoU", position),) if known else ()))
     ]
     if set(names) <= set(run.experiment.data.tested):
         damage = np.array([[_damage(run, a, b) for b in names] for a in names])
         panels.append(_heat("damage", "", labels, damage[np.ix_(order, order)]))
     caption = (
-        "In %, hidden layers, mean over masks and networks; subtasks in the order of a hierarchical clustering by P_reuse. On the "
+        "In %, hidden layers, mean over masks and networks; subtasks in the order of a hierarchical clustering by "
+        f"{'P_reuse' if known else 'IoU'}. On the "
         "diagonal of IoU and IoMin: masks of one subtask, learned again. Damage: what removing the row's "
-        "mask takes from the column's subtask, relative to the network."
+        "mask takes from the column's subtask: 100 to chance, 0 nothing."
     )
     return Chart("matrices", "Every two subtasks", caption, tuple(panels), 170 + 34 * len(names))
 
@@ -88,17 +93,20 @@ def table_groups(run: Run) -> Grid | None:
     if not _many(run):
         return None
     names = list(run.experiment.data.subtasks)
-    found = clusters(_tables(run)[2])
+    position = _tables(run)[2]
+    if np.isnan(position).all():
+        return None
+    found = clusters(position)
     rows = tuple(
-        (", ".join(names[i] for i in join.first), ", ".join(names[i] for i in join.second), f"{join.likeness:.2f}")
+        (
+            ", ".join(names[i] for i in join.first),
+            ", ".join(names[i] for i in join.second),
+            "–" if math.isnan(join.likeness) else f"{join.likeness:.2f}",
+        )
         for join in found.joins
     )
     caption = "Hierarchical clustering of the subtasks by P_reuse in the hidden layers (IoU), mean over pairs; the most alike first."
     return Grid("Groups of subtasks", caption, ("group", "joins", "P_reuse"), rows)
-
-
-def _ordered(run: Run) -> tuple[list[str], list[int]]:
-    return list(run.experiment.data.subtasks), list(clusters(_tables(run)[2]).order)
 
 
 def _tables(run: Run) -> tuple[Float64[np.ndarray, "n n"], ...]:
@@ -115,7 +123,9 @@ def _tables(run: Run) -> tuple[Float64[np.ndarray, "n n"], ...]:
 
 def _damage(run: Run, removed: str, tested: str) -> float:
     full = accuracy(run.results, "full network", tested).mean
-    return 1 - accuracy(run.results, "complement", tested, removed).mean / full if full else float("nan")
+    return 1 - left(
+        accuracy(run.results, "complement", tested, removed).mean, full=full, chance=run.experiment.data.chance
+    )
 
 
 def _heat(title: str, axis: str, labels: tuple[str, ...], values: Float64[np.ndarray, "n n"]) -> Heat:

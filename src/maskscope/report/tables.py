@@ -17,7 +17,7 @@ from maskscope.report.grid import Grid, percent, ratio, rich_table, short, turne
 from maskscope.report.load import Run
 from maskscope.runs.estimates import accuracy, outcome, reuse_in, sharing
 from maskscope.runs.measure import CONTROLS
-from maskscope.runs.properties import reused, specialized
+from maskscope.runs.properties import Specialized, reused, specialized
 from maskscope.runs.removal import drops
 from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN, HoldsOut
 from maskscope.runs.significance import significance
@@ -67,7 +67,7 @@ def table_specialization(run: Run) -> Grid | None:
                 value.short
                 for value in (item.p_specialize, item.necessity, item.sufficiency, item.specificity, item.cost)
             ),
-            f"{item.cost.n} {item.cost.over}",
+            _values(item),
         )
         for item in found
     )
@@ -79,6 +79,12 @@ def table_specialization(run: Run) -> Grid | None:
     )
     header = ("subtask", "P_specialize", "necessity", "sufficiency", "specificity", "cost", "n")
     return Grid("Specialization", caption, header, rows)
+
+
+def _values(item: Specialized) -> str:
+    """How many are behind the numbers; of fewer networks where some have not learned the subtask."""
+    counts = dict.fromkeys(f"{interval.n} {interval.over}" for interval in (item.necessity, item.cost) if interval.n)
+    return "; cost: ".join(counts)
 
 
 def table_pairs(run: Run) -> Grid | None:

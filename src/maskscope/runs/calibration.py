@@ -98,6 +98,8 @@ class Calibration:
     error_iou: float
     """Mean absolute error of P_reuse by IoU."""
     error_iomin: float
+    told_special: int
+    """Networks whose P_specialize is a number."""
     error_special: float
     """Of P_specialize."""
     disjoint: int
@@ -126,6 +128,7 @@ def calibration(found: Sequence[Recovered]) -> Calibration:
         estimate(item.iou.mean for item in found).n,
         estimate(abs(item.iou.mean - item.truth.iou) for item in found).mean,
         estimate(abs(item.iomin.mean - item.truth.iomin) for item in found).mean,
+        estimate(item.p_specialize for item in found).n,
         estimate(abs(item.p_specialize - item.truth.p_specialize) for item in found).mean,
         len(disjoint),
         sum(item.finding == wrong[0] for item in disjoint),

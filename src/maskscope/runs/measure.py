@@ -15,7 +15,7 @@ from maskscope.analysis.compare import overlaps, remaining, shared
 from maskscope.analysis.evaluate import evaluate, evaluate_each
 from maskscope.analysis.faithfulness import Curve, Likeness, curve
 from maskscope.analysis.gradients import Similarity, gradient_similarity
-from maskscope.analysis.serving import Serving, serving
+from maskscope.analysis.serving import MOST, Serving, serving
 from maskscope.core.apply import masked
 from maskscope.core.layout import Layout, by_layer
 from maskscope.core.mask import Mask
@@ -234,7 +234,7 @@ def faithfulness(
 def _serving(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[Serving]:
     first = {name.subtask: mask for name, mask in masks.items() if name.seed == 0}
     first = {subtask: first[subtask] for subtask in experiment.data.subtasks if subtask in first}
-    if len(first) > 1:
+    if 1 < len(first) <= MOST:
         parts = places(experiment, next(iter(first.values())).layout)
         for where in (place for place in (HIDDEN, ENDS, ALL) if place in parts):
             yield serving(first, parts[where], where)

@@ -214,7 +214,7 @@ class Runner:
             penalty=masking.penalty,
             seed=seed,
             resume=logits,
-            kernel=self._kernel(over, masking),
+            kernel=self._kernel(learner.over, masking),
         )
 
         def reading(state: State) -> Note:

@@ -71,6 +71,9 @@ def _by_chance(result: SeedResults, pair: tuple[str, str], where: str, parameter
         return math.nan
     first, second = sizes
     tensors = [Sizes(first[p].units, first[p].kept_units, second[p].kept_units) for p in parameters]
+    units, *kept = (sum(tensor[i] for tensor in tensors) for i in range(3))
+    if min(kept) == 0 or max(kept) == units:  # there is only one way to place nothing, or everything
+        return math.nan
     return min(1.0, 2 * min(tails(tensors, both[0])))
 
 

@@ -145,7 +145,9 @@ def _ablation_words(experiment: Experiment, results: Sequence[SeedResults]) -> s
 def _special_words(experiment: Experiment, results: Sequence[SeedResults]) -> str:
     found = [(name, specialized(experiment, results, name).p_specialize) for name in experiment.data.subtasks[:FEW]]
     known = [f"{interval.short} of {name}" for name, interval in found if not math.isnan(interval.mean)]
-    return f" P_specialize {', '.join(known)}." if known else ""
+    rest = len(experiment.data.subtasks) - len(found)
+    more = f", and {rest} more below" if rest > 0 else ""
+    return f" P_specialize {', '.join(known)}{more}." if known else ""
 
 
 def _mean(estimates: Iterable[Estimate]) -> float:
