@@ -67,7 +67,9 @@ def _settings() -> tuple[Experiment, ...]:
             planted("mlp", shared, _SHORT, distractors=4, marked="4 distractors"),
             planted("mlp", shared, _SHORT, penalty=1e-2 / _BATCH, marked="penalty x10"),
             planted("mlp", shared, _SHORT, penalty=1e-5 / _BATCH, marked="penalty x.01"),
+            planted("mlp", shared, _SHORT, penalty=1e-9 / _BATCH, marked="penalty x.000001"),
             planted("mlp", shared, replace(_SHORT, steps=50), marked="50 steps"),
+            planted("mlp", shared, replace(_SHORT, steps=10), marked="10 steps"),
             planted("mlp", shared, replace(PUBLISHED, steps=4000, samples=2), marked="published schedule"),
         ]
     return tuple(found)
