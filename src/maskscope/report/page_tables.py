@@ -21,6 +21,9 @@ from maskscope.runs.estimates import accuracy, sharing
 from maskscope.runs.results import ALL, ENDS, HIDDEN
 from maskscope.runs.verdict import verdict
 
+_MANY = 12
+"""Of more networks than this times are not told one by one."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -33,15 +36,17 @@ class Setting:
 
     @property
     def command(self) -> str:
-        """What made them."""
-        seeds = sorted({seed.seed for seed in self._seeds})
+        """What made them: a line for each set of seeds."""
         threads = {seed.environment.threads for seed in self._seeds}
-        variants = " ".join(run.experiment.variant for run in (*self.runs, *self.continual))
-        return (
-            f"maskscope run {self.experiment} --preset {self.preset} --only {variants} "
-            f"--seeds {' '.join(map(str, seeds))}"
-            + "".join(f" --threads {count}" for count in threads if len(threads) == 1)
+        every = [f"--threads {count}" for count in threads if len(threads) == 1]
+        variants: dict[tuple[int, ...], list[str]] = {}
+        for run in (*self.runs, *self.continual):
+            variants.setdefault(tuple(seed.seed for seed in run.seeds), []).append(run.experiment.variant)
+        commands = (
+            ["maskscope run", self.experiment, "--preset", self.preset, "--only", *names, "--seeds", *map(str, seeds)]
+            for seeds, names in variants.items()
         )
+        return "\n    ".join(" ".join([*command, *every]) for command in commands)
 
     @property
     def hardware(self) -> str:
@@ -56,10 +61,11 @@ class Setting:
     @property
     def minutes(self) -> str:
         """How long a seed of each network took, training and masks."""
-        return ", ".join(
-            f"{run.name} {estimate(seed.seconds for seed in run.seeds).mean / 60:.0f} min"
-            for run in (*self.runs, *self.continual)
-        )
+        runs = (*self.runs, *self.continual)
+        if len(runs) > _MANY:
+            minutes = [estimate(seed.seconds for seed in run.seeds).mean / 60 for run in runs]
+            return f"{min(minutes):.1f} to {max(minutes):.1f} min"
+        return ", ".join(f"{run.name} {estimate(seed.seconds for seed in run.seeds).mean / 60:.0f} min" for run in runs)
 
     @property
     def _seeds(self) -> list[SeedRun | ContinualSeed]:
