@@ -109,9 +109,9 @@ def write_report(found: Found, path: Path, title: str) -> Path:
 def over_all(found: Found) -> tuple[Chart, ...]:
     """The charts over all runs."""
     placed = charts.position([(run.name, verdict(run.experiment, run.results)) for run in found.runs])
-    across = charts.across(found.runs) if found.runs else None
     forgotten = continual.forgetting(found.continual) if found.continual else None
     planted = calibration.chart(found.runs)
+    across = charts.across(found.runs) if found.runs and planted is None else None
     return tuple(chart for chart in (planted, placed, across, forgotten) if chart is not None)
 
 
