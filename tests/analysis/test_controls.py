@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from maskscope.analysis.ablate import from_complement, random_of_size
 from maskscope.analysis.controls import (
     AGAIN,
     EMPTY,
@@ -20,9 +21,7 @@ from maskscope.analysis.controls import (
     WITHOUT_ENDS,
     ShuffledLabels,
     controls,
-    from_complement,
     made,
-    random_of_size,
 )
 from maskscope.core.apply import masked
 from maskscope.core.layout import layout

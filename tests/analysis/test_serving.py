@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from maskscope.analysis.serving import LARGEST, clusters, serving, symmetric
+from maskscope.analysis.compare import symmetric
+from maskscope.analysis.serving import LARGEST, clusters, serving
 from maskscope.core.layout import layout
 from maskscope.core.mask import Mask
 

@@ -22,7 +22,8 @@ from maskscope.report.html import write_report
 from maskscope.report.load import Found, find
 from maskscope.report.page import write_page
 from maskscope.report.paper import write_figures
-from maskscope.report.tables import print_runs, table_one, table_outcomes, table_overlap, table_shares
+from maskscope.report.shared_tables import table_overlap, table_shares
+from maskscope.report.tables import print_runs, table_one, table_outcomes
 from maskscope.runs.estimates import accuracy
 from maskscope.runs.pipeline import Runner
 from maskscope.runs.results import ALL, Accuracy, MaskName

@@ -67,9 +67,9 @@ def test_significance_is_of_every_part_and_corrected(root):
 def test_truth_is_of_planted_networks_only():
     assert truth(tiny.FNN) is None
     assert recovered(tiny.FNN, []) == ()
-    assert shown.chart([]) is None
-    assert shown.table([]) is None
-    assert shown.levels([]) is None
+    assert shown.chart({}) is None
+    assert shown.table({}) is None
+    assert shown.levels({}) is None
 
 
 def test_truth_follows_the_fraction_whatever_is_shared():

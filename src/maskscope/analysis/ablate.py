@@ -115,5 +115,40 @@ def random_like(mask: Mask, seed: int) -> Mask:
     for span in mask.layout.spans:
         mine = span.own(kept)
         mine.copy_(mine[torch.randperm(span.units, generator=generator)])
-    origin = Origin(label=f"random, sized as {mask.origin.label}", seed=seed, model=mask.origin.model)
-    return Mask.of(mask.layout, kept, origin)
+    return Mask.of(mask.layout, kept, _drawn(f"random, sized as {mask.origin.label}", mask, seed))
+
+
+def random_of_size(mask: Mask, seed: int) -> Mask:
+    """A random mask that keeps as many units, anywhere.
+
+    Examples:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> random_of_size(Mask.full(layout(nn.Linear(2, 3))), seed=0).kept_units
+        6
+    """
+    kept = mask.kept
+    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))
+    return Mask.of(mask.layout, kept[order], _drawn(f"random, of equal size: {mask.origin.label}", mask, seed))
+
+
+def from_complement(mask: Mask, seed: int) -> Mask:
+    """A random mask of units that the mask does not keep: as many of each tensor, or all of them where there are fewer.
+
+    Examples:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> from_complement(Mask.full(layout(nn.Linear(2, 3))), seed=0).kept_units
+        0
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kept, drawn = mask.kept, torch.zeros_like(mask.kept)
+    for span in mask.layout.spans:
+        free = (~span.own(kept)).nonzero().flatten()
+        count = int(span.own(kept).sum())
+        span.own(drawn)[free[torch.randperm(len(free), generator=generator)[:count]]] = True
+    return Mask.of(mask.layout, drawn, _drawn(f"sampled from the complement: {mask.origin.label}", mask, seed))
+
+
+def _drawn(label: str, mask: Mask, seed: int) -> Origin:
+    return Origin(label=label, seed=seed, model=mask.origin.model)

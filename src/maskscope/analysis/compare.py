@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float64
 
 from maskscope.analysis.chance import Sizes, expected
 from maskscope.analysis.number import Number
 from maskscope.core.layout import by_layer
 from maskscope.core.mask import Mask, expect_mask
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -192,3 +198,17 @@ def _share(part: Mask, whole: Mask, names: Sequence[str] | None) -> float:
     here = whole.layout.covering(whole.layout.names if names is None else whole.layout.matching(names))
     size = int((whole.kept & here).sum())
     return int((part.kept & here).sum()) / size if size else math.nan
+
+
+def symmetric(values: Mapping[tuple[T, T], float], names: Sequence[T]) -> Float64[np.ndarray, "n n"]:
+    """A value of every pair as a table; NaN where there is none, and on the diagonal.
+
+    Examples:
+        >>> symmetric({("a", "b"): 0.5}, ["a", "b"])[1, 0]
+        np.float64(0.5)
+    """
+    table = np.full((len(names), len(names)), math.nan)
+    for (a, b), value in values.items():
+        i, j = names.index(a), names.index(b)
+        table[i, j] = table[j, i] = value
+    return table

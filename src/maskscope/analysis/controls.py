@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from maskscope.analysis.ablate import complement, half, random_like
+from maskscope.analysis.ablate import complement, from_complement, half, random_like, random_of_size
 from maskscope.analysis.evaluate import Score, evaluate
 from maskscope.core.apply import masked
 from maskscope.core.batches import Batch
-from maskscope.core.mask import Mask, Origin
+from maskscope.core.mask import Mask
 from maskscope.core.objectives import Metric, Network, Objective
 
 FULL, EMPTY = "full", "empty"
@@ -75,6 +74,7 @@ class ShuffledLabels:
         ValueError: The network returns a loss, or a part of a batch has a single example.
 
     Examples:
+        >>> import torch
         >>> from maskscope.core.objectives import cross_entropy
         >>> batch = (torch.eye(2) * 9, torch.tensor([0, 1]))
         >>> bool(ShuffledLabels(cross_entropy)(nn.Identity(), batch) > 5)
@@ -115,6 +115,7 @@ def made(mask: Mask, ends: Sequence[str] = (), seed: int = 0) -> dict[str, Mask]
         KeyError: A glob matches nothing.
 
     Examples:
+        >>> import torch
         >>> from maskscope.core.layout import layout
         >>> over = layout(nn.Linear(4, 4))
         >>> mask = Mask.of(over, torch.arange(over.units) < 3)
@@ -131,36 +132,6 @@ def made(mask: Mask, ends: Sequence[str] = (), seed: int = 0) -> dict[str, Mask]
     if ends:
         controls |= {ENDS: half(mask, ends), WITHOUT_ENDS: half(complement(mask), ends)}
     return controls
-
-
-def random_of_size(mask: Mask, seed: int) -> Mask:
-    """A random mask that keeps as many units, anywhere.
-
-    Examples:
-        >>> from maskscope.core.layout import layout
-        >>> random_of_size(Mask.full(layout(nn.Linear(2, 3))), seed=0).kept_units
-        6
-    """
-    kept = mask.kept
-    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))
-    return Mask.of(mask.layout, kept[order], _origin(mask, RANDOM, seed))
-
-
-def from_complement(mask: Mask, seed: int) -> Mask:
-    """A random mask of units that the mask does not keep: as many of each tensor, or all of them where there are fewer.
-
-    Examples:
-        >>> from maskscope.core.layout import layout
-        >>> from_complement(Mask.full(layout(nn.Linear(2, 3))), seed=0).kept_units
-        0
-    """
-    generator = torch.Generator().manual_seed(seed)
-    kept, drawn = mask.kept, torch.zeros_like(mask.kept)
-    for span in mask.layout.spans:
-        free = (~span.own(kept)).nonzero().flatten()
-        count = int(span.own(kept).sum())
-        span.own(drawn)[free[torch.randperm(len(free), generator=generator)[:count]]] = True
-    return Mask.of(mask.layout, drawn, _origin(mask, SAMPLED, seed))
 
 
 def controls(
@@ -197,6 +168,7 @@ def controls(
         KeyError: A glob matches nothing, or a test has no metric.
 
     Examples:
+        >>> import torch
         >>> from maskscope.core.layout import layout
         >>> from maskscope.core.objectives import accuracy
         >>> model, tests = nn.Linear(2, 2), {"all": [(torch.eye(2), torch.tensor([0, 1]))]}
@@ -234,7 +206,3 @@ def controls(
         if untrained is not None:
             found.append(tested(UNTRAINED, untrained, scores(untrained), learn(untrained, objective, seed + 1)))
     return tuple(found)
-
-
-def _origin(mask: Mask, what: str, seed: int) -> Origin:
-    return Origin(label=f"{what}: {mask.origin.label}", seed=seed, model=mask.origin.model)

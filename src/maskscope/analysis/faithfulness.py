@@ -13,7 +13,7 @@ Circuit Compositions, Mondorf et al. 2025.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,13 +86,20 @@ def best(layout: Layout, scores: Float[Tensor, " units"], share: float) -> Mask:
         >>> best(layout(torch.nn.Linear(2, 2)), torch.tensor([0.1, 0.4, 0.3, 0.2]), 0.5).kept.tolist()
         [False, True, True, False]
     """
+    return next(_best(layout, scores, [share]))
+
+
+def _best(layout: Layout, scores: Float[Tensor, " units"], shares: Sequence[float]) -> Iterator[Mask]:
+    """``best`` at several sizes, of one sorting."""
     if scores.shape != (layout.units,) or bool(scores.isnan().any()):
         raise ValueError(f"expected {layout.units} scores without NaN, got shape {tuple(scores.shape)}")
-    if not 0 <= share <= 1:
-        raise ValueError(f"share is from 0 to 1, got {share}")
-    kept = torch.zeros(layout.units, dtype=torch.bool)
-    kept[torch.argsort(scores, descending=True, stable=True)[: round(share * layout.units)]] = True
-    return Mask.of(layout, kept, Origin(label=f"best {share:.1%}"))
+    order = torch.argsort(scores, descending=True, stable=True)
+    for share in shares:
+        if not 0 <= share <= 1:
+            raise ValueError(f"share is from 0 to 1, got {share}")
+        kept = torch.zeros(layout.units, dtype=torch.bool)
+        kept[order[: round(share * layout.units)]] = True
+        yield Mask.of(layout, kept, Origin(label=f"best {share:.1%}"))
 
 
 def curve(
@@ -121,7 +128,7 @@ def curve(
         ([0.0, 0.0, 1.0, 1.0], 0.625)
     """
     shares = (0.0, *sorted(sizes), 1.0)
-    values = [measure(best(layout, scores, share)) for share in shares]
+    values = [measure(mask) for mask in _best(layout, scores, shares)]
     nothing, everything = values[0], values[-1]
     learned = everything - nothing >= least
     points = tuple(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,17 +132,3 @@ def clusters(likeness: Float64[np.ndarray, "n n"]) -> Clusters:
         joins.append(Join(a, b, float(np.nanmean(pairs)) if not np.isnan(pairs).all() else math.nan))
         members.append((*a, *b))
     return Clusters(tuple(int(i) for i in hierarchy.leaves_list(tree)), tuple(joins))
-
-
-def symmetric(values: Mapping[tuple[str, str], float], names: Sequence[str]) -> Float64[np.ndarray, "n n"]:
-    """A value of every pair as a table; NaN where there is none, and on the diagonal.
-
-    Examples:
-        >>> symmetric({("a", "b"): 0.5}, ["a", "b"])[1, 0]
-        np.float64(0.5)
-    """
-    table = np.full((len(names), len(names)), math.nan)
-    for (a, b), value in values.items():
-        i, j = names.index(a), names.index(b)
-        table[i, j] = table[j, i] = value
-    return table

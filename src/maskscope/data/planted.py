@@ -17,7 +17,7 @@ from maskscope.data.arithmetic import Split
 
 _SUBTASKS, _PROBLEMS, _DIGITS = 2, 4, 4
 
-_TEST = {"train": 0, "test": 1, "valid": 2}
+_SPLITS = {"train": 0, "test": 1, "valid": 2}
 
 
 class Differences(NamedTuple):
@@ -98,7 +98,7 @@ class Planted:
         asked = self._asked(subtask or self.full)
 
         def batch(step: int) -> Differences:
-            return _drawn(np.random.default_rng([_TEST[split], seed, step]), size, asked)
+            return _drawn(np.random.default_rng([_SPLITS[split], seed, step]), size, asked)
 
         return batch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from maskscope.models.planted import PlantedSettings
 from maskscope.report.chart import BLACK, COLOURS, Chart, Panel, Series
@@ -12,6 +12,8 @@ from maskscope.report.load import Run
 from maskscope.runs.calibration import Calibration, Recovered, calibration, recovered
 
 Value = Callable[[Recovered], float]
+Groups = Mapping[str, Sequence[Recovered]]
+"""As ``groups`` returns them: made once, for all that is shown."""
 
 _ASIDE = 0.035
 """How far architectures stand from each other in the chart."""
@@ -31,9 +33,8 @@ def groups(runs: Sequence[Run]) -> dict[str, list[Recovered]]:
     return found
 
 
-def chart(runs: Sequence[Run]) -> Chart | None:
+def chart(found: Groups) -> Chart | None:
     """Recovered against true P_reuse and P_specialize, a point for each network; None where nothing was planted."""
-    found = groups(runs)
     if not found:
         return None
     values: tuple[tuple[str, Value, Value], ...] = (
@@ -59,9 +60,8 @@ def chart(runs: Sequence[Run]) -> Chart | None:
     return Chart("calibration", "Found against true", caption, tuple(panels), 420)
 
 
-def table(runs: Sequence[Run]) -> Grid | None:
+def table(found: Groups) -> Grid | None:
     """Errors and verdicts by architecture and setting; None where nothing was planted."""
-    found = groups(runs)
     if not found:
         return None
     rows = [(name, *_cells(calibration(items))) for name, items in found.items()]
@@ -101,9 +101,8 @@ def _error(value: float, told: int, n: int) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}" + (f" ({told} of {n})" if told < n else "")
 
 
-def levels(runs: Sequence[Run]) -> Grid | None:
+def levels(found: Groups) -> Grid | None:
     """Found at every true level, by architecture and setting; None where nothing was planted."""
-    found = groups(runs)
     rows: list[tuple[str, ...]] = []
     for name, items in found.items():
         for true in sorted({item.truth for item in items}, key=lambda truth: truth.iou):

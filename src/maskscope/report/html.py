@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,18 +17,16 @@ from maskscope.report import calibration, charts, continual, figures, shared_cha
 from maskscope.report.chart import Chart
 from maskscope.report.grid import Grid
 from maskscope.report.load import ContinualRun, ContinualSeed, Found, Run, SeedRun
+from maskscope.report.shared_tables import table_overlap, table_shares, table_significance, table_sizes
 from maskscope.report.tables import (
     table_ablations,
     table_drops,
     table_one,
     table_outcomes,
-    table_overlap,
     table_pairs,
-    table_shares,
-    table_significance,
-    table_sizes,
     table_specialization,
 )
+from maskscope.runs.calibration import Recovered
 from maskscope.runs.results import MaskName
 from maskscope.runs.store import write_text
 from maskscope.runs.study import to_json
@@ -84,17 +83,15 @@ def write_report(found: Found, path: Path, title: str) -> Path:
     """
     if found.is_empty:
         raise ValueError(f"nothing to report yet: {'; '.join(found.unfinished) or 'no run'}")
-    drawn = len(found.runs) <= _DRAWN
+    drawn, planted = len(found.runs) <= _DRAWN, calibration.groups(found.runs)
     sections = [_section(run, i, drawn=drawn) for i, run in enumerate(found.runs)]
     sections += [_in_turn(run, i) for i, run in enumerate(found.continual, start=len(sections))]
     templates = Templates(loader=PackageLoader("maskscope.report"), autoescape=True, undefined=StrictUndefined)
     page = templates.get_template("report.html.j2").render(
         title=title,
         sections=sections,
-        overview=[_plot(chart) for chart in over_all(found)],
-        summaries=[
-            grid for grid in (calibration.table(found.runs), calibration.levels(found.runs)) if grid is not None
-        ],
+        overview=[_plot(chart) for chart in over_all(found, planted)],
+        summaries=[grid for grid in (calibration.table(planted), calibration.levels(planted)) if grid is not None],
         drawn=drawn,
         unfinished=found.unfinished,
         plotly=Markup(get_plotlyjs()),
@@ -106,13 +103,12 @@ def write_report(found: Found, path: Path, title: str) -> Path:
     return path
 
 
-def over_all(found: Found) -> tuple[Chart, ...]:
-    """The charts over all runs."""
+def over_all(found: Found, planted: Mapping[str, Sequence[Recovered]]) -> tuple[Chart, ...]:
+    """The charts over all runs; ``planted`` as ``calibration.groups`` of them."""
     placed = charts.position([(run.name, verdict(run.experiment, run.results)) for run in found.runs])
     forgotten = continual.forgetting(found.continual) if found.continual else None
-    planted = calibration.chart(found.runs)
-    across = charts.across(found.runs) if found.runs and planted is None else None
-    return tuple(chart for chart in (planted, placed, across, forgotten) if chart is not None)
+    across = charts.across(found.runs) if found.runs and not planted else None
+    return tuple(chart for chart in (calibration.chart(planted), placed, across, forgotten) if chart is not None)
 
 
 def _plot(chart: Chart) -> Plot:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.report import calibration, continual
 from maskscope.report.grid import Grid, percent
 from maskscope.report.load import ContinualRun, ContinualSeed, Run, SeedRun
 from maskscope.report.published import TABLE_ONE
+from maskscope.report.shared_tables import table_overlap
 from maskscope.report.tables import (
     table_drops,
     table_outcomes,
-    table_overlap,
     table_pairs,
     table_specialization,
 )
@@ -47,6 +48,11 @@ class Setting:
             for seeds, names in variants.items()
         )
         return "\n    ".join(" ".join([*command, *every]) for command in commands)
+
+    @cached_property
+    def planted(self) -> calibration.Groups:
+        """What was recovered of planted networks."""
+        return calibration.groups(self.runs)
 
     @property
     def hardware(self) -> str:
@@ -247,12 +253,12 @@ def named_rows(rows: Mapping[str, Mapping[str, str]]) -> str:
 
 def calibrated(setting: Setting) -> str:
     """Errors of the numbers on planted networks."""
-    return _whole(calibration.table(setting.runs))
+    return _whole(calibration.table(setting.planted))
 
 
 def levels(setting: Setting) -> str:
     """What was found at every true level."""
-    return _whole(calibration.levels(setting.runs))
+    return _whole(calibration.levels(setting.planted))
 
 
 def _whole(grid: Grid | None) -> str:

@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from maskscope.report import charts, continual
+from maskscope.report import calibration, charts, continual
 from maskscope.report.chart import BLACK, BLUE, ORANGE, Chart, Heat, Panel, Series
 from maskscope.report.html import over_all
 from maskscope.report.load import Found
@@ -55,7 +55,7 @@ def write_figures(found: Found, folder: Path) -> tuple[Path, ...]:
 
 
 def _charts(found: Found) -> Iterator[tuple[str, Chart]]:
-    for chart in over_all(found):
+    for chart in over_all(found, calibration.groups(found.runs)):
         yield "", chart
     for run in found.runs:
         for chart in charts.of_run(run):

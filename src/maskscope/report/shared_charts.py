@@ -9,8 +9,9 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float64
 
+from maskscope.analysis.compare import symmetric
 from maskscope.analysis.modularity import estimate
-from maskscope.analysis.serving import clusters, symmetric
+from maskscope.analysis.serving import clusters
 from maskscope.analysis.specialize import left
 from maskscope.report.chart import BLACK, BLUE, Chart, Heat, Panel, Series
 from maskscope.report.grid import Grid

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from maskscope.analysis.faithfulness import Curve
 from maskscope.analysis.intervals import nested
 from maskscope.analysis.modularity import estimate
 from maskscope.report.chart import COLOURS, Chart, Panel, Series, means, stds
 from maskscope.report.grid import Grid, percent
 from maskscope.report.load import Run
-from maskscope.runs.results import MaskRecord
 
 
-def _curves(run: Run) -> dict[str, list[MaskRecord]]:
-    """Masks with a curve, by subtask."""
-    found: dict[str, list[MaskRecord]] = {}
-    for record in (record for seed in run.seeds for record in seed.records if record.faithfulness is not None):
-        found.setdefault(record.name.subtask, []).append(record)
+def _curves(run: Run) -> dict[str, list[Curve]]:
+    """The curves of first masks, by subtask."""
+    found: dict[str, list[Curve]] = {}
+    for record in (record for seed in run.seeds for record in seed.records):
+        if record.faithfulness is not None:
+            found.setdefault(record.name.subtask, []).append(record.faithfulness)
     return found
 
 
@@ -24,9 +25,8 @@ def faithfulness(run: Run) -> Chart | None:
     if not found:
         return None
     series: list[Series] = []
-    for (subtask, records), colour in zip(found.items(), COLOURS[1:] * len(found), strict=False):
-        points = list(zip(*(record.faithfulness.points for record in records if record.faithfulness), strict=True))
-        shown = [same for same in points if same[0].share > 0]
+    for (subtask, curves), colour in zip(found.items(), COLOURS[1:] * len(found), strict=False):
+        shown = [same for same in zip(*(curve.points for curve in curves), strict=True) if same[0].share > 0]
         values = [estimate(point.faithfulness for point in same) for same in shown]
         x = tuple(100 * same[0].share for same in shown)
         series.append(Series(subtask, "line and points", colour, x, means(values), stds(values)))
@@ -47,7 +47,7 @@ def table_faithfulness(run: Run) -> Grid | None:
     tested = run.experiment.data.tested
     rows: list[tuple[str, ...]] = []
     for subtask in run.experiment.data.subtasks:
-        curves = [record.faithfulness for record in found.get(subtask, []) if record.faithfulness]
+        curves = found.get(subtask, [])
         areas = (nested([[curve.cpr] for curve in curves]).short, nested([[curve.cmd] for curve in curves]).short)
         cells = (
             percent(

@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from maskscope.analysis.chance import Sizes, tails
+from maskscope.analysis.compare import symmetric
 from maskscope.analysis.number import Number
 from maskscope.analysis.significance import Network, combined, corrected, differs_from_ceiling
 from maskscope.runs.estimates import compared
@@ -81,9 +82,6 @@ def _network(found: Sequence[PairOverlap], pair: tuple[str, str]) -> Network:
     """The overlaps of all masks of two subtasks as a table."""
     masks = {name for item in found for name in (item.first, item.second)}
     names = sorted(masks, key=lambda name: (pair.index(name.subtask), name.seed))
-    table = np.full((len(names), len(names)), np.nan)
+    table = symmetric({(item.first, item.second): item.overlap.iou for item in found}, names)
     np.fill_diagonal(table, 1.0)
-    for item in found:
-        i, j = names.index(item.first), names.index(item.second)
-        table[i, j] = table[j, i] = item.overlap.iou
     return Network(table, sum(name.subtask == pair[0] for name in names))

@@ -188,15 +188,17 @@ def _optimised(function: _Pass) -> _Pass:
     return torch.compile(function, dynamic=True, options=_ONE_PASS)
 
 
-_FUNCTIONS: dict[Gate, dict[str, _Pass]] = {}
-
-
 def _known(gate: Gate) -> dict[str, _Pass]:
     """The passes of a gate: the same objects for equal gates, so that they are compiled once."""
     try:
-        return _FUNCTIONS.setdefault(gate, _functions(gate))
+        return _kept(gate)
     except TypeError:  # a gate that cannot be hashed
         return _functions(gate)
+
+
+@lru_cache(maxsize=64)
+def _kept(gate: Gate) -> dict[str, _Pass]:
+    return _functions(gate)
 
 
 def _on_cuda(out: Rows, source: Rows, weights: Rows, keys: Keys, stream: Words, *, logits: bool) -> None:
