@@ -4,6 +4,7 @@ In one run, on the same batches, in turns: (a) the network's own training step, 
 as ``reference.py`` has it; (c) maskscope. Medians of several rounds; a ratio is the median of the rounds' ratios.
 
     python benchmarks/bench.py --cases fnn800 lstm --rounds 5
+    python benchmarks/bench.py --device cuda --out benchmarks/results/steps-gpu.json
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Bench:
     seconds: float = 1.0
     """About how long one turn lasts."""
     threads: int = 2
+    device: str = "cpu"
+    """Where networks, batches and masks are; cuda for a GPU."""
     parts: tuple[str, ...] = ("plain", "published", "maskscope", "bfloat16")
     """What is timed; bfloat16: maskscope with products in bfloat16."""
     out: Path = HERE / "results" / "steps.json"
@@ -88,12 +91,12 @@ def measure(name: str, samples: int, settings: Bench) -> dict[str, object]:
         "maskscope": lambda c: masked(c, samples),
         "bfloat16": lambda c: masked(c, samples, autocast=torch.bfloat16),
     }
-    subject = case(name)
+    subject = case(name, settings.device)
     steps: dict[str, Callable[[], object]] = {}
     repeats: dict[str, int] = {}
     first: dict[str, float] = {}
     for part in settings.parts:
-        steps[part] = makers[part](case(name))
+        steps[part] = makers[part](case(name, settings.device))
         first[part] = _timed(steps[part], 1)
         once = min(_timed(steps[part], 1) for _ in range(3))
         repeats[part] = max(1, round(settings.seconds / once))
@@ -124,10 +127,12 @@ def _timed(step: Callable[[], object], repeats: int) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
         step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return (time.perf_counter() - start) / repeats
 
 
-def machine() -> dict[str, object]:
+def machine(device: str = "cpu") -> dict[str, object]:
     """What it ran on."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -135,6 +140,8 @@ def machine() -> dict[str, object]:
         name = next(
             (line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), name
         )
+    if device != "cpu":
+        name = torch.cuda.get_device_name(device)
     return {"processor": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
@@ -147,7 +154,7 @@ def main(settings: Bench) -> None:
             records.append(measure(name, samples, settings))
             print(json.dumps(records[-1]), flush=True)
     settings.out.parent.mkdir(exist_ok=True, parents=True)
-    settings.out.write_text(json.dumps({"machine": machine(), "records": records}, indent=1) + "\n")
+    settings.out.write_text(json.dumps({"machine": machine(settings.device), "records": records}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 import maskscope as ms
+from maskscope.core.device import onto
 from maskscope.core.seeded import seeded
 from maskscope.models.lstm import LSTM
 from maskscope.models.mlp import MLP
@@ -48,7 +49,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
     """Softmax attention written out, as at the time of the paper."""
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     if causal:
-        scores = scores + torch.full(scores.shape[-2:], -torch.inf).triu(1)
+        scores = scores + scores.new_full(scores.shape[-2:], -torch.inf).triu(1)
     return scores.softmax(-1) @ v
 
 
@@ -189,7 +190,8 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def case(name: str) -> Case:
+def case(name: str, device: str = "cpu") -> Case:
     """A network by name, initialised from a fixed seed."""
     with seeded(0):
-        return CASES[name]()
+        made = CASES[name]()
+    return replace(made, model=made.model.to(device), batch=onto(made.batch, torch.device(device)))

@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import pictures
+from maskscope.core.seeded import seeded
 from maskscope.data.cifar10 import ClassPairs, ClassRemoval
 from maskscope.data.mnist import PermutedMNIST
 from maskscope.data.scan import Scan
@@ -26,6 +27,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def same_draws():
+    """Every test draws the same numbers each time, whichever ran before it in the process."""
+    with seeded(0):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+from maskscope.core.learning.joint import JointSchedule
 from maskscope.core.learning.schedules import Schedule
 from maskscope.data.add_mul import AddMul
 from maskscope.data.cifar10 import ClassPairs, ClassRemoval
 from maskscope.data.double_addition import DoubleAddition
 from maskscope.data.mathematics import Mathematics
+from maskscope.data.mnist import PermutedMNIST
 from maskscope.data.planted import Planted
 from maskscope.data.scan import Scan
 from maskscope.models.cnn import CNNSettings
@@ -17,6 +19,7 @@ from maskscope.models.planted import PlantedSettings
 from maskscope.models.resnet import PretrainedResNetSettings
 from maskscope.models.transformer import TransformerSettings
 from maskscope.models.twin import CopySecondHalf
+from maskscope.runs.continual import Continual
 from maskscope.runs.study import SGD, Adam, Experiment, Masking, Training
 
 _MASKING = Masking(schedule=Schedule(steps=40, samples=2, settled=None), penalty=1e-5, batch=32)
@@ -137,4 +140,15 @@ PLANTED = Experiment(
     Training(steps=0),
     Masking(schedule=Schedule(steps=120, samples=2, settled=None), penalty=1e-3 / 64, batch=64),
     title="cnn, 50% shared",
+)
+CONTINUAL = Continual(
+    "permuted-mnist",
+    "tiny",
+    data=PermutedMNIST(permutations=3, train=2000),
+    network=MLPSettings(hidden=(16, 8), start="xavier"),
+    schedule=JointSchedule(steps=40, samples=2),
+    batch=32,
+    penalty=1e-3,
+    new=0.3,
+    used=0.3,
 )

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -76,6 +77,7 @@ def run(
     data_dir: Path | None = None,
     jobs: int = 1,
     threads: int = 0,
+    device: str = "auto",
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Run an experiment: train, learn all masks, test, compare, report.
@@ -94,6 +96,7 @@ def run(
             which missing files are downloaded.
         jobs: Runs side by side, each in its own process.
         threads: Threads per run; 0: all cores, divided by the jobs. A begun run keeps the count it was begun with.
+        device: Where to compute: cpu, cuda, cuda:1. auto: the first GPU if torch sees one, else the CPU.
         dry_run: Say what would be masked, and in which folders, and do nothing.
     """
     chosen = _chosen(name, preset, only)
@@ -104,6 +107,7 @@ def run(
         raise Failure(
             f"jobs must be at least 1, threads and seeds not negative, seeds different; got {jobs=}, {threads=}, {seeds=}"
         )
+    place = _device(device)
     if dry_run:
         _dry_run(chosen, seeds, root)
         return
@@ -112,7 +116,7 @@ def run(
     console = Console(stderr=True)
     per_job = threads or max(1, (os.cpu_count() or 1) // jobs)
     try:
-        run_jobs([Job(item, seed, root, per_job) for item in chosen for seed in seeds], jobs, console)
+        run_jobs([Job(item, seed, root, per_job, place) for item in chosen for seed in seeds], jobs, console)
     except KeyboardInterrupt as stop:
         command = " ".join(["maskscope", *sys.argv[1:]])
         said = f"{str(stop) or 'stopped'}. Everything done so far is saved; go on with:\n  {command}"
@@ -121,6 +125,19 @@ def run(
     found = find(root)
     chosen_only = Found(_those(found.runs, chosen, seeds), found.unfinished, _those(found.continual, chosen, seeds))
     _report(chosen_only, root / "report.html", f"{name}, preset {preset}")
+
+
+def _device(name: str) -> torch.device:
+    """From the command line; tried, so that what is not there is said at once."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        torch.empty(1, device=found).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise Failure(f"cannot compute on device {name!r} ({why}); use cpu, or cuda where torch sees a GPU") from None
+    return found
 
 
 R = TypeVar("R", Run, ContinualRun)

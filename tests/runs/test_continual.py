@@ -9,32 +9,19 @@ import torch
 from rich.console import Console
 
 from maskscope.core.files import load_tensors
-from maskscope.core.learning.joint import JointSchedule
 from maskscope.core.mask import Mask
-from maskscope.data.mnist import PermutedMNIST
-from maskscope.models.mlp import MLPSettings
 from maskscope.report.collect import collect
 from maskscope.report.continual import print_continual, retained, verdict
 from maskscope.report.html import write_report
 from maskscope.report.load import find
 from maskscope.report.paper import write_figures
-from maskscope.runs.continual import Continual, ContinualRunner
+from maskscope.runs.continual import ContinualRunner
 from maskscope.runs.loop import Paused
 from maskscope.runs.store import folder_of
+from tiny import CONTINUAL
 
-TINY = Continual(
-    "permuted-mnist",
-    "tiny",
-    data=PermutedMNIST(permutations=3, train=2000),
-    network=MLPSettings(hidden=(16, 8), start="xavier"),
-    schedule=JointSchedule(steps=40, samples=2),
-    batch=32,
-    penalty=1e-3,
-    new=0.3,
-    used=0.3,
-)
 VARIANTS = [
-    replace(TINY, variant=f"{protection}-{own}", protection=protection, own_first_layer=own)
+    replace(CONTINUAL, variant=f"{protection}-{own}", protection=protection, own_first_layer=own)
     for protection in ("frozen", "none")
     for own in (True, False)
 ]
@@ -69,8 +56,8 @@ def test_what_is_frozen_is_never_forgotten(experiment, tmp_path):
 
 
 def test_frozen_weights_are_those_of_earlier_masks_and_others_begin_anew(tmp_path):
-    run(tmp_path, TINY)
-    folder = folder_of(tmp_path, TINY, 0)
+    run(tmp_path, CONTINUAL)
+    folder = folder_of(tmp_path, CONTINUAL, 0)
     weights = [load_tensors(folder.path / "tasks" / f"{task}.safetensors").tensors for task in range(3)]
     masks = [Mask.load(folder.mask(f"permutation {task}", 0)) for task in range(3)]
     name = "layers.1.weight"
@@ -83,8 +70,8 @@ def test_frozen_weights_are_those_of_earlier_masks_and_others_begin_anew(tmp_pat
 
 
 def test_sharing_is_counted_over_the_layers_that_can_be_shared(tmp_path):
-    results = run(tmp_path, TINY)
-    folder = folder_of(tmp_path, TINY, 0)
+    results = run(tmp_path, CONTINUAL)
+    folder = folder_of(tmp_path, CONTINUAL, 0)
     first, second = (Mask.load(folder.mask(f"permutation {task}", 0)) for task in range(2))
     shares = dict(results.tasks[1].shared)
     assert shares["layers.0"] == 0.0
@@ -94,7 +81,7 @@ def test_sharing_is_counted_over_the_layers_that_can_be_shared(tmp_path):
 
 
 def test_a_stopped_run_ends_the_same(tmp_path):
-    whole = run(tmp_path / "whole", TINY)
+    whole = run(tmp_path / "whole", CONTINUAL)
     stops = 0
 
     class Stop(KeyboardInterrupt):
@@ -108,8 +95,8 @@ def test_a_stopped_run_ends_the_same(tmp_path):
 
     while True:
         try:
-            folder = folder_of(tmp_path / "parts", TINY, 0)
-            results = ContinualRunner(TINY, 0, folder, stopping, checkpoint_seconds=0.0, tell_seconds=0.0).run()
+            folder = folder_of(tmp_path / "parts", CONTINUAL, 0)
+            results = ContinualRunner(CONTINUAL, 0, folder, stopping, checkpoint_seconds=0.0, tell_seconds=0.0).run()
             break
         except (Stop, Paused):
             continue
@@ -138,8 +125,8 @@ def test_reports_have_it(root, tmp_path):
 
 
 def test_damaged_results_are_left_out_with_the_reason(root, tmp_path):
-    run(tmp_path, TINY)
-    path = folder_of(tmp_path, TINY, 0).results
+    run(tmp_path, CONTINUAL)
+    path = folder_of(tmp_path, CONTINUAL, 0).results
     path.write_text(json.dumps({"digest": 3}), encoding="utf-8")
     found = find(tmp_path)
     assert found.is_empty

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from maskscope.core.apply import Masked
 from maskscope.core.batches import Batch
+from maskscope.core.device import device_of, onto
 from maskscope.core.modes import evaluating
 from maskscope.core.objectives import Metric, Network
 
@@ -27,7 +28,7 @@ def evaluate(network: Network, batches: Iterable[Batch], metric: Metric) -> Scor
 
     Args:
         network: A module, ``masked(model, mask)``, or any callable.
-        batches: Finite; every example counts once.
+        batches: Finite; every example counts once. Brought to the network's device from the CPU.
         metric: One number per example.
 
     Raises:
@@ -66,10 +67,11 @@ def _means(network: Network, batches: Any, metrics: Metric) -> tuple[Score, ...]
             "evaluate goes through its batches once, so it takes a list or a loader, not a function of the step"
         )
     module = network.model if isinstance(network, Masked) else network
+    place = device_of(module) if isinstance(module, nn.Module) else None
     total, examples = torch.zeros(()).double(), 0
     with evaluating(module) if isinstance(module, nn.Module) else nullcontext(), torch.no_grad():
         for batch in batches:
-            values = metrics(network, batch)
+            values = metrics(network, onto(batch, place))
             if values.ndim != 2:
                 raise ValueError(
                     f"several metrics return a row of numbers per example, got shape {tuple(values.shape)}"

@@ -12,6 +12,7 @@ from maskscope.analysis.ablate import half
 from maskscope.analysis.number import Number
 from maskscope.core.apply import call_with
 from maskscope.core.batches import Batch, size
+from maskscope.core.device import device_of, onto
 from maskscope.core.layout import gated
 from maskscope.core.mask import Mask
 from maskscope.core.modes import evaluating
@@ -73,9 +74,10 @@ def _gradient(model: nn.Module, mask: Mask, batches: Iterable[Batch], objective:
     """Of the mean loss with respect to the gated weights."""
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     leaves = {name: w.requires_grad_() for name, w in gated(mask.gates, mask.layout, weights).items()}
+    place = device_of(model)
     total, examples = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}, 0
     with evaluating(model):
-        for batch in batches:
+        for batch in (onto(batch, place) for batch in batches):
             with torch.enable_grad():
                 loss = objective(lambda *args, **kwargs: call_with(model, leaves, *args, **kwargs), batch)
             for name, gradient in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):

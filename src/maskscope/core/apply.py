@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from maskscope.core.device import device_of
 from maskscope.core.layout import gated
 from maskscope.core.mask import Mask, expect_mask
 
@@ -22,7 +23,7 @@ class Masked:
         """Keep both; the weights are not copied."""
         self.model = model
         self.mask = mask
-        self._gates = mask.gates  # unpacked once, not at every call
+        self._gates = mask.gates.to(device_of(model))  # unpacked and brought there once, not at every call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The network's forward pass with ``weight * gate`` in place of each masked weight."""

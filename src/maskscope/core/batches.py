@@ -163,27 +163,46 @@ def _leaves(batch: Batch) -> Iterator[Tensor]:
         yield from _leaves(child)
 
 
-def _slice(batch: Batch, whole: int, rows: Tensor) -> Batch:  # noqa: PLR0911 - one return per kind of container
+def _slice(batch: Batch, whole: int, rows: Tensor) -> Batch:
     """The same structure with every leaf that has ``whole`` rows cut to ``rows`` (a contiguous range)."""
-    if isinstance(batch, Tensor):
-        return batch[int(rows[0]) : int(rows[-1]) + 1] if batch.ndim and batch.shape[0] == whole else batch
+    here = slice(int(rows[0]), int(rows[-1]) + 1)
+
+    def cut_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf[here] if leaf.ndim and leaf.shape[0] == whole else leaf
+        return leaf[here] if len(leaf) == whole else leaf
+
+    return rebuilt(batch, cut_leaf)
+
+
+def rebuilt(batch: Batch, change: Callable[[Any], Any]) -> Batch:  # noqa: PLR0911 - one return per kind of container
+    """The same structure with other leaves: tensors, arrays, and lists or tuples in which there are no tensors.
+
+    Args:
+        batch: The batch.
+        change: Makes a new leaf of an old one.
+
+    Examples:
+        >>> rebuilt({"x": torch.ones(1), "texts": ["a"], "scale": 2.0}, len)
+        {'x': 1, 'texts': 1, 'scale': 2.0}
+    """
+    if isinstance(batch, Tensor | np.ndarray):
+        return change(batch)
     if isinstance(batch, MutableMapping):
         # A copy of the user's own mapping type: transformers' BatchEncoding stays one.
         mapping = copy.copy(cast("MutableMapping[Any, Any]", batch))
-        mapping.update({key: _slice(value, whole, rows) for key, value in mapping.items()})
+        mapping.update({key: rebuilt(value, change) for key, value in mapping.items()})
         return mapping
     if isinstance(batch, Mapping):
-        return {key: _slice(value, whole, rows) for key, value in cast("Mapping[Any, Any]", batch).items()}
-    if isinstance(batch, np.ndarray) or (isinstance(batch, list | tuple) and not any(True for _ in _leaves(batch))):
-        # Labels, texts or ids, one per example.
-        sized = cast("Sequence[Any]", batch)
-        return sized[int(rows[0]) : int(rows[-1]) + 1] if len(sized) == whole else sized
+        return {key: rebuilt(value, change) for key, value in cast("Mapping[Any, Any]", batch).items()}
+    if isinstance(batch, list | tuple) and not any(True for _ in _leaves(batch)):
+        return change(batch)  # labels, texts or ids, one per example
     if isinstance(batch, tuple | list):
-        pieces = [_slice(item, whole, rows) for item in cast("Sequence[Any]", batch)]
+        pieces = [rebuilt(item, change) for item in cast("Sequence[Any]", batch)]
         if hasattr(batch, "_fields"):
             return cast("Any", type(batch))(*pieces)
         return tuple(pieces) if isinstance(batch, tuple) else pieces
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         fields = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch)}
-        return dataclasses.replace(batch, **{name: _slice(value, whole, rows) for name, value in fields.items()})
+        return dataclasses.replace(batch, **{name: rebuilt(value, change) for name, value in fields.items()})
     return batch

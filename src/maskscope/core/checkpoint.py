@@ -49,7 +49,9 @@ def restore_training(
     model.load_state_dict({n.removeprefix("model/"): t for n, t in state.items() if n.startswith("model/")})
     for name, tensor in moved.items():
         prefix = f"optimizer/{name}/"
-        moments = {n.removeprefix(prefix): t.clone() for n, t in state.items() if n.startswith(prefix)}
+        moments = {
+            n.removeprefix(prefix): t.to(tensor.device, copy=True) for n, t in state.items() if n.startswith(prefix)
+        }
         if moments:
             optimizer.state[tensor] = moments
     return step

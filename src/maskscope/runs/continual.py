@@ -21,6 +21,7 @@ from maskscope.analysis.compare import remaining
 from maskscope.analysis.evaluate import evaluate
 from maskscope.analysis.number import Number
 from maskscope.core.apply import masked
+from maskscope.core.device import CPU
 from maskscope.core.files import load_tensors, save_tensors
 from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.layout import Layout, by_layer, layout
@@ -162,13 +163,14 @@ class ContinualRunner:
     folder: RunFolder
     report: Report
     threads: int = 1
+    device: torch.device = CPU
     checkpoint_seconds: float = 15.0
     tell_seconds: float = 0.1
 
     def run(self) -> ContinualResults:
         """Do what is not done yet, and return the results."""
         experiment = self.experiment
-        with at_work(self.folder, experiment.to_json(), self.threads):
+        with at_work(self.folder, experiment.to_json(), self.threads, self.device):
             model, over, masks = self._fresh("network"), experiment.layout(), list[Mask]()
             tasks = list[TaskResults]()
             for task in range(experiment.data.permutations):
@@ -196,7 +198,8 @@ class ContinualRunner:
 
     def _fresh(self, *purpose: str | int) -> nn.Module:
         with seeded(derive(self.seed, *purpose)):
-            return self.experiment.network.build(self.experiment.data.inputs, self.experiment.data.outputs)
+            built = self.experiment.network.build(self.experiment.data.inputs, self.experiment.data.outputs)
+        return built.to(self.device)
 
     def _learn(self, task: int, model: nn.Module, over: Layout, masks: Sequence[Mask]) -> None:
         """Learn a task, the network being as the task before left it."""
@@ -259,7 +262,7 @@ def _begin_anew(model: nn.Module, fresh: nn.Module, except_: Mask) -> None:
     new = dict(fresh.named_parameters())
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            weight.copy_(torch.where(except_.parameter(name), weight, new[name]))
+            weight.copy_(torch.where(except_.parameter(name).to(weight.device), weight, new[name]))
 
 
 def _density(mask: Mask, names: Sequence[str]) -> float:

@@ -32,9 +32,11 @@ class Environment:
     """Of torch; results are identical bit for bit at one count, and a resumed run keeps it."""
     started: str
     """ISO time, UTC."""
+    device: str = "cpu"
+    """What it was begun on: ``cpu``, or an accelerator's name."""
 
 
-def environment(threads: int, started: str) -> Environment:
+def environment(threads: int, started: str, device: torch.device) -> Environment:
     """What this process runs on."""
     try:
         own = version("maskscope")
@@ -48,23 +50,25 @@ def environment(threads: int, started: str) -> Environment:
         f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
         threads,
         started,
+        torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )
 
 
 @contextmanager
-def at_work(folder: RunFolder, config: str, threads: int) -> Generator[None]:
+def at_work(folder: RunFolder, config: str, threads: int, device: torch.device) -> Generator[None]:
     """Own a run's folder, with its configuration in it and its thread count set.
 
     Args:
         folder: The run's.
         config: As JSON; written if the run has not begun yet.
         threads: As for ``threads_of``.
+        device: As for ``threads_of``.
 
     Raises:
         InUse: Another process owns the folder.
         OSError: The folder cannot be written to.
     """
-    with folder.owned(), threads_of(folder, threads):
+    with folder.owned(), threads_of(folder, threads, device):
         path = folder.path / "config.json"
         if not path.exists():
             write_text(path, config + "\n")
@@ -72,12 +76,13 @@ def at_work(folder: RunFolder, config: str, threads: int) -> Generator[None]:
 
 
 @contextmanager
-def threads_of(folder: RunFolder, threads: int) -> Generator[None]:
+def threads_of(folder: RunFolder, threads: int, device: torch.device) -> Generator[None]:
     """Torch's thread count for a run: the one it was begun with, for results depend on it in the last bits.
 
     Args:
         folder: The run's.
         threads: If it has not begun yet.
+        device: What it is begun on, to be noted.
     """
     path, before = folder.path / "env.json", torch.get_num_threads()
     try:
@@ -87,7 +92,7 @@ def threads_of(folder: RunFolder, threads: int) -> Generator[None]:
     torch.set_num_threads(known.threads if known else threads)
     try:
         if known is None:
-            write_record(path, environment(threads, datetime.now(UTC).isoformat(timespec="seconds")))
+            write_record(path, environment(threads, datetime.now(UTC).isoformat(timespec="seconds"), device))
         yield
     finally:
         torch.set_num_threads(before)

@@ -17,10 +17,12 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import TaskID
 
+from maskscope.core.device import CPU
 from maskscope.progress import bars
 from maskscope.runs.continual import Continual, ContinualRunner
 from maskscope.runs.loop import Paused, Report, Tick
@@ -37,6 +39,7 @@ class Job:
     seed: int
     root: Path
     threads: int
+    device: torch.device = CPU
 
     @property
     def name(self) -> str:
@@ -47,9 +50,9 @@ class Job:
         """Do it, or what is left of it."""
         folder = folder_of(self.root, self.experiment, self.seed)
         if isinstance(self.experiment, Continual):
-            ContinualRunner(self.experiment, self.seed, folder, report, self.threads).run()
+            ContinualRunner(self.experiment, self.seed, folder, report, self.threads, self.device).run()
         else:
-            Runner(self.experiment, self.seed, folder, report, self.threads).run()
+            Runner(self.experiment, self.seed, folder, report, self.threads, self.device).run()
 
 
 class JobFailed(RuntimeError):  # noqa: N818 - says what happened

@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+import torch
 from torch import nn
 
 from maskscope.analysis.ablate import completed, half
 from maskscope.analysis.controls import ShuffledLabels
 from maskscope.analysis.number import Number
 from maskscope.core.apply import bake
+from maskscope.core.device import CPU
 from maskscope.core.files import Damaged, load_tensors, save_tensors
 from maskscope.core.fingerprint import Fingerprint, fingerprint
 from maskscope.core.layout import Layout, layout
@@ -79,6 +81,8 @@ class Runner:
     report: Report
     threads: int = 1
     """Of torch, if the run has not begun yet."""
+    device: torch.device = CPU
+    """Where to compute."""
     checkpoint_seconds: float = 15.0
     """How often the state of the step under way is written."""
     tell_seconds: float = 0.1
@@ -87,7 +91,7 @@ class Runner:
     def run(self) -> SeedResults:
         """Do what is not done yet, and return the results."""
         experiment = self.experiment
-        with at_work(self.folder, to_json(experiment), self.threads):
+        with at_work(self.folder, to_json(experiment), self.threads, self.device):
             model = self._trained()
             masks = {} if experiment.masking is None else self._masks(experiment.masking, model)
             return self._measured(model, masks)
@@ -113,7 +117,8 @@ class Runner:
 
     def _built(self) -> nn.Module:
         with seeded(derive(self.seed, "network")):
-            return self.experiment.network.build(self.experiment.data.inputs, self.experiment.data.outputs)
+            built = self.experiment.network.build(self.experiment.data.inputs, self.experiment.data.outputs)
+        return built.to(self.device)
 
     def _trained(self) -> nn.Module:
         if self.folder.model.exists() and self.folder.training.exists():
@@ -201,7 +206,7 @@ class Runner:
         model, over = (learner.model, learner.over) if control is None else learner.beside(control)
         loop = self._loop(f"mask of {name.subtask}" + (f", learned again ({name.seed})" if name.seed else ""))
         seed = derive(self.seed, "mask", name.subtask, name.seed)
-        logits = Logits(over, masking.schedule)
+        logits = Logits(over, masking.schedule, self.device)
         before = loop.resume(logits.restore)
         objective = data.objective(name.subtask)
         states = learning(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from maskscope.core.batches import Batch
 from maskscope.core.checkpoint import restore_training, training_state
+from maskscope.core.device import device_of, onto
 from maskscope.core.objectives import Objective
 from maskscope.core.seeded import derive, seeded
 from maskscope.runs.study import Training
@@ -72,11 +73,12 @@ def training(
         DivergedError: The loss is not finite; the weights are those before that step.
     """
     trainee.model.train()
+    place = device_of(trainee.model)
     steps, parameters = settings.steps, list(trainee.parameters.values())
     for step in range(trainee.step, steps):
         trainee.optimizer.zero_grad()
         with seeded(derive(seed, "dropout", step)):
-            loss = objective(trainee.model, batches(step))
+            loss = objective(trainee.model, onto(batches(step), place))
         if not bool(loss.isfinite()):
             raise DivergedError(
                 f"the training loss is {float(loss.detach())} at step {step + 1} of {steps}; lower the learning rate"

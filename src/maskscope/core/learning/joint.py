@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from maskscope.core.apply import call_with
 from maskscope.core.batches import Batch, Part, cut
 from maskscope.core.checkpoint import restore_training, training_state
+from maskscope.core.device import device_of, onto
 from maskscope.core.gates import GumbelSigmoid
 from maskscope.core.layout import Layout
 from maskscope.core.mask import Mask
@@ -79,9 +80,11 @@ class Joint:
         self.model = model
         self.layout = layout
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.logits = logits.clone()
+        place = next(iter(self.weights.values())).device
+        self.logits = logits.to(place, copy=True)
         self.free = {
-            segment.parameter: segment.expanded((~segment.own(frozen.kept)).float()) for segment in layout.segments
+            segment.parameter: segment.expanded((~segment.own(frozen.kept)).float()).to(place)
+            for segment in layout.segments
         }
         self.step = 0
         self.adam = torch.optim.Adam([*self.weights.values(), self.logits], lr=learning_rate, fused=True)
@@ -163,16 +166,18 @@ def learning_jointly(
     some = joint.logits[:1]
     if gate.expected_slope(some, some) is None:
         raise ValueError(f"learning weights and mask together needs a gate with an expected slope, got {gate}")
-    index = {span.name: torch.arange(span.units, dtype=torch.int32) for span in layout.spans}
+    place, on = device_of(joint.model), joint.logits.device
+    index = {span.name: torch.arange(span.units, dtype=torch.int32, device=on) for span in layout.spans}
     for step in range(joint.step, schedule.steps):
         sums = _Sums.over(weights)
-        off, loss = gate.prepare(joint.logits), torch.zeros(())
+        off, loss = gate.prepare(joint.logits), torch.zeros((), device=on)
         stream = draw(seed, step, 0)  # one draw, moved by k/K for sample k
         noise = torch.cat([uniform(index[span.name], *stream.of(span.name)) for span in layout.spans])
         for part in cut(batches(step), schedule.samples):
             moved = noise + part.sample / schedule.samples
             gates = gate.sample(off, moved.sub_((moved >= 1).float()))
-            loss = loss + _backward(joint, objective, part, gates, sums)
+            here = part._replace(batch=onto(part.batch, place))
+            loss = loss + _backward(joint, objective, here, gates, sums)
         joint.logits.grad = _gradient(joint, gate, sums) + penalty
         for name, weight in weights.items():
             weight.grad = sums.opened[name].mul_(joint.free[name]) if name in joint.free else sums.opened[name]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maskscope.core.batches import Batches, Split, cut, stream
+from maskscope.core.device import device_of, onto
 from maskscope.core.fingerprint import fingerprint
 from maskscope.core.gates import Gate, GumbelSigmoid
 from maskscope.core.interrupts import deferred
@@ -89,6 +90,8 @@ def learning(
     logits down the gradient of the mean loss plus ``penalty`` times the summed gate penalty. The network is not
     changed; between steps it is in the mode the caller left it in.
 
+    Batches on the CPU are brought to the network's device.
+
     Source: Csordas et al. 2021, section 2. Differs: one sample per part however often the objective calls the network
     (published: a fresh one each call); the clip looks at the mask's gradient only; no hidden division of the penalty.
 
@@ -132,7 +135,7 @@ def learning(
     step_over = Step(model, objective, weights=weights, logits=logits, kernel=fused, penalty=penalty, autocast=autocast)
     good = torch.zeros((), dtype=torch.int64, device=logits.device)
     fine = torch.ones((), dtype=torch.bool, device=logits.device)
-    settling = logits.settling
+    settling, place = logits.settling, device_of(model)
     for step, batch in zip(range(start, schedule.steps), stream(batches, start), strict=False):
         if step >= settling.end:
             break
@@ -141,7 +144,7 @@ def learning(
         step_over.begin([draw(seed, step, sample, strata=strata) for sample in range(schedule.samples)])
         with evaluating(model):
             for part in cut(batch, schedule.samples, split, weigh):
-                loss += step_over.run(part)
+                loss += step_over.run(part._replace(batch=onto(part.batch, place)))
         step_over.finish()
         fine = logits.descend(fused, fine & loss.isfinite())
         good += fine
