@@ -74,6 +74,7 @@ def masked(
         kernel="compiled",
         autocast=autocast,
         low_memory=low_memory,
+        cuda_graph=True,
     )
     return lambda: next(states)
 

@@ -150,3 +150,12 @@ def test_stopping_jobs_saves_their_state_and_the_same_command_goes_on(number, tm
     for lock in folders[0].glob("*/seed-0"):
         with RunFolder(lock).owned():  # no process is left behind
             pass
+
+
+def test_a_device_that_is_not_there_is_said_at_once(type_):
+    command = ("run", "double-addition", "--dry-run", "--device")
+    assert type_(*command, "cpu")[0] == 0
+    for device in ("cuda:99", "nowhere"):
+        code, _, said = type_(*command, device)
+        assert code == 1
+        assert f"cannot compute on device '{device}'" in said

@@ -49,12 +49,14 @@ def trained(device="cpu"):
     return model.to(device)
 
 
+@pytest.mark.parametrize("cuda_graph", [False, True])
 @pytest.mark.parametrize("kernel", ["eager", "compiled"])
 @pytest.mark.parametrize("low_memory", [False, True])
-def test_a_mask_is_the_one_that_the_cpu_learns(kernel, low_memory):
+def test_a_mask_is_the_one_that_the_cpu_learns(kernel, low_memory, cuda_graph):
     settings = {"schedule": Schedule(steps=300), "penalty": 1e-4, "kernel": kernel, "low_memory": low_memory}
     here = learn_mask(trained(), [blobs()], cross_entropy, **settings)
-    there = learn_mask(trained(GPU), [blobs()], cross_entropy, **settings)  # the batch is brought to the network
+    # The batch is brought to the network.
+    there = learn_mask(trained(GPU), [blobs()], cross_entropy, cuda_graph=cuda_graph, **settings)
     assert 0.02 < here.mask.density < 0.7
     assert iou(here.mask, there.mask) > 0.9
 
@@ -75,6 +77,41 @@ def test_every_kind_of_network_moves_its_logits_as_on_the_cpu(kind, grain):
         moved.append(state.logits.values.cpu() - 2.0)
     same = torch.isclose(*moved, rtol=0.05, atol=2e-3).float().mean()
     assert same > 0.97  # Adam moves a logit whose gradient is about zero either way
+
+
+@pytest.mark.parametrize("slope", ["expected", "sampled"])
+@pytest.mark.parametrize("kind", ZOO, ids=str)
+def test_a_captured_step_is_the_step(kind, slope):
+    """Other batches each time, and one of another size between them."""
+
+    def objective(network, batch):
+        return kind.output(network(batch)).float().square().mean()
+
+    def batches(step):
+        rows = torch.randperm(8, generator=torch.Generator().manual_seed(step))
+        return kind.batch()[rows[: 6 if step == 7 else 8]]
+
+    moved = []
+    for captured in (False, True):
+        model = kind.model().to(GPU)
+        over = layout(model, granularity=PerOutput() if slope == "sampled" else PerWeight())
+        settings = {"schedule": Schedule(steps=14, samples=2, slope=slope, settled=None), "penalty": 1e-6}
+        losses = []
+        for state in learning(model, batches, objective, layout=over, cuda_graph=captured, **settings):
+            losses.append(float(state.loss))
+        moved.append((state.logits.values.cpu(), torch.tensor(losses)))
+    torch.testing.assert_close(moved[0][1], moved[1][1], rtol=1e-4, atol=1e-5)
+    assert torch.isclose(moved[0][0], moved[1][0], atol=2e-2).float().mean() > 0.95
+
+
+def test_what_cannot_be_captured_says_so():
+    def objective(network, batch):
+        loss = cross_entropy(network, batch)
+        return loss * float(loss.detach() > 0)
+
+    with pytest.raises(RuntimeError, match="cannot be captured as a CUDA graph"):
+        learn_mask(trained(GPU), [blobs()], objective, schedule=Schedule(steps=8), cuda_graph=True)
+    assert torch.rand(2, device=GPU).isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

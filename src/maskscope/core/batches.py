@@ -146,6 +146,20 @@ def cut(
     return [Part(p, i, w / total) for i, (p, w) in enumerate(zip(pieces, weights, strict=True)) if w]
 
 
+def flat(batch: Batch) -> Iterator[Any]:
+    """Everything in a batch that holds nothing else, in order.
+
+    Examples:
+        >>> list(flat({"x": (1, "a"), "y": [2.0]}))
+        [1, 'a', 2.0]
+    """
+    if isinstance(batch, Mapping | tuple | list) or (dataclasses.is_dataclass(batch) and not isinstance(batch, type)):
+        for child in _children(batch):
+            yield from flat(child)
+    else:
+        yield batch
+
+
 def _children(batch: Batch) -> Iterable[Batch]:
     if isinstance(batch, Mapping):
         return cast("Mapping[Any, Any]", batch).values()
@@ -157,10 +171,7 @@ def _children(batch: Batch) -> Iterable[Batch]:
 
 
 def _leaves(batch: Batch) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    for child in _children(batch):
-        yield from _leaves(child)
+    return (leaf for leaf in flat(batch) if isinstance(leaf, Tensor))
 
 
 def _slice(batch: Batch, whole: int, rows: Tensor) -> Batch:

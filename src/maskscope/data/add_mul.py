@@ -34,7 +34,7 @@ class Problems(NamedTuple):
     @property
     def targets(self) -> Int64[Tensor, "batch digits=2"]:
         """The digits of the result that is asked for."""
-        return self.results[torch.arange(len(self.asked)), self.asked]
+        return self.results[torch.arange(len(self.asked), device=self.asked.device), self.asked]
 
 
 class Digits(NamedTuple):
@@ -141,6 +141,8 @@ class AddMul:
     """Below this accuracy of the full network a subtask counts as not learned."""
     chance = 0.01
     """Accuracy of guessing two digits."""
+    replayable = True
+    """Learning does the same with every batch, whatever is in it."""
 
     def operations(self, subtask: str) -> tuple[int, ...]:
         """The operations a subtask asks for.

@@ -67,6 +67,8 @@ class ClassRemoval:
     """Below this accuracy of the full network a class counts as not learned."""
     chance = 0.1
     """Accuracy of guessing a class."""
+    replayable = True
+    """Learning does the same with every batch, whatever is in it."""
 
     def classes(self, subtask: str) -> tuple[int, ...]:
         """The labels of a class, of all classes, or of all but one.
@@ -148,6 +150,8 @@ class ClassPairs:
     """Below this accuracy of the full network a pair counts as not learned."""
     chance = 0.1
     """Accuracy of guessing a class, of ten."""
+    replayable = True
+    """Learning does the same with every batch, whatever is in it."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

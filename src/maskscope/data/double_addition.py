@@ -37,6 +37,10 @@ class Problems(NamedTuple):
     """Two pairs of two numbers of two digits, ten places each."""
     sums: Int64[Tensor, "batch pairs=2 digits=2"]
 
+    def of(self, pairs: tuple[int, ...]) -> Int64[Tensor, "batch pairs digits=2"]:
+        """The sums of some pairs."""
+        return torch.stack([self.sums[:, pair] for pair in pairs], 1)
+
 
 class Digits(NamedTuple):
     """A split, compactly."""
@@ -63,7 +67,7 @@ class PairsLoss:
     def __call__(self, model: Network, batch: Problems) -> Float[Tensor, ""]:
         """The mean over examples, pairs and digits."""
         outputs = answers(model, batch.inputs, self.mode, self.pairs, hide_others=self.hide_others)
-        return functional.cross_entropy(outputs.flatten(0, -2), batch.sums[:, self.pairs].flatten())
+        return functional.cross_entropy(outputs.flatten(0, -2), batch.of(self.pairs).flatten())
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class PairsRight:
     def __call__(self, model: Network, batch: Problems) -> Float[Tensor, " batch"]:
         """1 for right, 0 for wrong, per example."""
         outputs = answers(model, batch.inputs, self.mode, self.pairs)
-        return (outputs.argmax(-1) == batch.sums[:, self.pairs]).flatten(1).all(1).float()
+        return (outputs.argmax(-1) == batch.of(self.pairs)).flatten(1).all(1).float()
 
 
 def answers(
@@ -163,6 +167,8 @@ class DoubleAddition:
     """Below this accuracy of the full network a subtask counts as not learned."""
     chance = 0.01
     """Accuracy of guessing two digits."""
+    replayable = True
+    """Learning does the same with every batch, whatever is in it."""
 
     @property
     def inputs(self) -> int:

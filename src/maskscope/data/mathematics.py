@@ -139,6 +139,8 @@ class Mathematics:
     """Below this accuracy of the full network a level counts as not learned."""
     chance = 0.0
     """Accuracy of guessing a whole answer."""
+    replayable = False
+    """Answers have lengths, and each its own work."""
 
     def __post_init__(self) -> None:
         """Check the counts."""

@@ -33,7 +33,7 @@ class Differences(NamedTuple):
     def answers(self, model: Network) -> Float[Tensor, "batch problems=4 digits=4"]:
         """What a network says in the outputs of the subtask that is asked."""
         said = model(self.inputs).unflatten(1, (_SUBTASKS, _PROBLEMS, _DIGITS))
-        return said[torch.arange(len(self.asked)), self.asked]
+        return said[torch.arange(len(self.asked), device=said.device), self.asked]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class Planted:
     """Below this accuracy of the full network a subtask counts as not learned."""
     chance = 1 / _DIGITS
     """Accuracy of guessing."""
+    replayable = True
+    """Learning does the same with every batch, whatever is in it."""
 
     def objective(self, subtask: str) -> DifferencesLoss:
         """The loss a mask is learned with."""

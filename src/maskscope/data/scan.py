@@ -81,6 +81,8 @@ class Scan:
     """Below this accuracy of the full network a subtask counts as not learned."""
     chance = 0.0
     """Accuracy of guessing a whole sequence."""
+    replayable = False
+    """Answers have lengths, and each its own work."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

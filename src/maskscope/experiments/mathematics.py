@@ -98,7 +98,7 @@ def _small(
     return replace(
         experiment,
         title=f"{data.task.split('__')[1]}, Transformer d{network.width}, {network.encoder}+{network.decoder}",
-        data=replace(data, train=questions, valid=500),
+        data=replace(data, train=questions),
         network=network,
         training=replace(
             experiment.training, steps=training, learning_rate=1e-3, batch=128, clip=1.0, warmup=training // 20

@@ -119,7 +119,6 @@ def _section(run: Run, index: int, *, drawn: bool) -> Section:
     anchor = f"network-{index}"
     said = verdict(run.experiment, run.results)
     plots = _plots(run, said, anchor) if drawn else ()
-    warned = tuple(text for result in run.results for text in result.warnings)
     tables = (
         table_drops(run),
         table_specialization(run),
@@ -135,7 +134,7 @@ def _section(run: Run, index: int, *, drawn: bool) -> Section:
         table_sizes(run),
     )
     kept = tuple(table for table in tables if table is not None)
-    return Section(anchor, run.name, said, warned, kept, plots, run.seeds, to_json(run.experiment))
+    return Section(anchor, run.name, said, run.warnings, kept, plots, run.seeds, to_json(run.experiment))
 
 
 def _plots(run: Run, said: Verdict, anchor: str) -> tuple[Plot, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -51,6 +52,16 @@ class Run:
     def results(self) -> tuple[SeedResults, ...]:
         """One per network seed."""
         return tuple(seed.results for seed in self.seeds)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Of all seeds; of those that differ in numbers only, the first, with how many more there are."""
+        alike: dict[str, list[str]] = {}
+        for text in (text for result in self.results for text in result.warnings):
+            alike.setdefault(re.sub(r"\d[\d.,]*", "#", text), []).append(text)
+        return tuple(
+            texts[0] + (f" ({len(texts) - 1} more like it)" if len(texts) > 1 else "") for texts in alike.values()
+        )
 
     @property
     def weights(self) -> int:

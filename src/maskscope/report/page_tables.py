@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 from maskscope.analysis.modularity import Estimate, estimate
+from maskscope.experiments import Preset, experiments
 from maskscope.report import calibration, continual
 from maskscope.report.grid import Grid, percent
 from maskscope.report.load import ContinualRun, ContinualSeed, Run, SeedRun
@@ -37,14 +39,19 @@ class Setting:
 
     @property
     def command(self) -> str:
-        """What made them: a line for each set of seeds."""
+        """What made them: a line for each set of seeds, with the variants named where they are not all there are."""
+        everything = {item.variant for item in experiments(self.experiment, cast("Preset", self.preset))}
         threads = {seed.environment.threads for seed in self._seeds}
         every = [f"--threads {count}" for count in threads if len(threads) == 1]
         variants: dict[tuple[int, ...], list[str]] = {}
         for run in (*self.runs, *self.continual):
             variants.setdefault(tuple(seed.seed for seed in run.seeds), []).append(run.experiment.variant)
         commands = (
-            ["maskscope run", self.experiment, "--preset", self.preset, "--only", *names, "--seeds", *map(str, seeds)]
+            [
+                *("maskscope run", self.experiment, "--preset", self.preset),
+                *([] if set(names) == everything else ["--only", *names]),
+                *("--seeds", *map(str, seeds)),
+            ]
             for seeds, names in variants.items()
         )
         return "\n    ".join(" ".join([*command, *every]) for command in commands)
@@ -58,8 +65,12 @@ class Setting:
     def hardware(self) -> str:
         """On what they ran."""
         environments = {
-            f"{seed.environment.machine.split(',')[0]}, torch {seed.environment.torch}, {seed.environment.threads} "
-            f"thread{'' if seed.environment.threads == 1 else 's'} a run"
+            f"{seed.environment.machine.split(',')[0]}, torch {seed.environment.torch}, "
+            + (
+                f"{seed.environment.threads} thread{'' if seed.environment.threads == 1 else 's'} a run"
+                if seed.environment.device == "cpu"
+                else seed.environment.device
+            )
             for seed in self._seeds
         }
         return "; ".join(sorted(environments))
@@ -87,7 +98,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _tested(setting: Setting) -> Iterator[tuple[Run, str, str, Callable[[str], str | None]]]:
     """Every network on every subtask: the subtask, the other one, and what the paper has for a column."""
     for run in setting.runs:
-        published = TABLE_ONE.get(run.experiment.variant, {}) if setting.preset != "quick" else {}
+        about = "double-addition" in setting.experiment and setting.preset != "quick"
+        published = TABLE_ONE.get(run.experiment.variant, {}) if about else {}
         first, second = list(run.experiment.data.subtasks)
         for i, (own, other) in enumerate(((first, second), (second, first)), start=1):
             yield run, own, other, lambda key, i=i, published=published: published.get(f"{key} {i}")
@@ -169,7 +181,7 @@ def places(setting: Setting) -> str:
 def sizes(setting: Setting) -> str:
     """Accuracy under the own mask and total sharing of every network, penalty beside it."""
     rows: list[list[str]] = []
-    for run in setting.runs:
+    for run in sorted(setting.runs, key=lambda run: (run.weights, _penalty(run))):
         masking = run.experiment.masking
         cells = [f"{run.weights:,}", f"{masking.penalty:.2g}" if masking else "–"]
         for subtask in run.experiment.data.subtasks:
@@ -188,6 +200,10 @@ def sizes(setting: Setting) -> str:
     subtasks = setting.runs[0].experiment.data.subtasks
     columns = (f"{name} {what}" for name in subtasks for what in ("own mask", "kept", "shared"))
     return markdown(("network", "masked weights", "penalty", *columns), rows)
+
+
+def _penalty(run: Run) -> float:
+    return run.experiment.masking.penalty if run.experiment.masking else 0.0
 
 
 def outcomes(setting: Setting) -> str:

@@ -201,7 +201,7 @@ def print_runs(runs: Sequence[Run], console: Console) -> None:
 
 
 def _said(said: Verdict, run: Run) -> list[Text | Table]:
-    warned = [Text(f"Warning: {text}", style="yellow") for result in run.results for text in result.warnings]
+    warnings = [Text(f"Warning: {text}", style="yellow") for text in run.warnings]
     lost, overlap = table_drops(run), table_overlap(run)
     tables = [turned(table_one(run))] if lost is None else [short(lost, 6, len(lost.rows))]
     special = table_specialization(run)
@@ -210,7 +210,7 @@ def _said(said: Verdict, run: Run) -> list[Text | Table]:
     return [
         Text.assemble((f"{said.finding.upper()}  ", "cyan"), (f"{said.headline}.", "bold")),
         Text(f"{said.overlap} {said.ablations}"),
-        *warned,
+        *warnings,
         Text(""),
         *map(rich_table, tables),
     ]

@@ -220,6 +220,7 @@ class Runner:
             seed=seed,
             resume=logits,
             kernel=self._kernel(learner.over, masking),
+            cuda_graph=data.replayable,
         )
 
         def reading(state: State) -> Note:

@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Int32
 from torch import Tensor
 
 from maskscope.core.gates import Gate
 from maskscope.core.layout import Segment, Span
 from maskscope.core.learning.blocks import WIDTH, Rows, Run, is_matrix
 from maskscope.core.learning.gated import GatedWeight, WrittenWeight
-from maskscope.core.learning.kernels import Kernel, words
+from maskscope.core.learning.kernels import Kernel, Words
 from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.native import Library, Planes
 from maskscope.core.learning.sinks import IntoLogits, IntoWeight
-from maskscope.core.noise import Draw, uniform
+from maskscope.core.noise import Draw, name_keys, uniform
+
+Streams = Int32[Tensor, "samples 3"]
 
 _PIECE = 1 << 13
 """Rows that are prepared at once where nothing is kept: 2 MB."""
@@ -39,7 +42,7 @@ class _Shaped(NamedTuple):
         gates = self.gates.to(self.weight.device, self.weight.dtype).view(self.segment.gates)
         torch.mul(self.weight, gates, out=self.leaf.detach().view(self.segment.view))
 
-    def collect(self, gate: Gate, stream: Draw, *, expected: bool) -> None:
+    def collect(self, gate: Gate, stream: Words, *, expected: bool) -> None:
         """The leaf's gradient is summed over each unit's weights and added, times the slope."""
         found, self.leaf.grad = self.leaf.grad, None
         if found is None:
@@ -49,7 +52,8 @@ class _Shaped(NamedTuple):
         slope = gate.expected_slope(self.logits, self.gates) if expected else None
         if slope is None:
             index = torch.arange(self.span.units, dtype=torch.int32, device=self.logits.device)
-            slope = gate.slope(self.logits, uniform(index, *stream.of(self.span.name)))
+            first, second = name_keys(self.span.name)
+            slope = gate.slope(self.logits, uniform(index, stream[0] + first, stream[1] ^ second, stream[2]))
         self.total.add_(summed * slope)
 
 
@@ -73,8 +77,8 @@ class _Pass(NamedTuple):
 class Gating:
     """The masked weights of a network, with buffers that last from step to step.
 
-    A step begins with the streams of its samples; each sample is shown, and what backward leaves is kept; then the step is
-    finished. With g the gradient of a gated weight under a sample, a logit gets the sum of g * weight over its unit's
+    A step is given the streams of its samples and begun; each sample is shown, and what backward leaves is kept; then the
+    step is finished. Only ``draw`` brings numbers from Python: what follows can be captured and replayed. With g the gradient of a gated weight under a sample, a logit gets the sum of g * weight over its unit's
     weights, times the gate's slope: the one expected of the sample's gate, or the sample's own (``schedule.slope``).
 
     Args:
@@ -99,7 +103,7 @@ class Gating:
         """Other float32 parameters with one unit per weight: views of rows, and so are their gradients."""
         self.shaped: list[_Shaped] = []
         """All others."""
-        self._streams: Sequence[Draw] = ()
+        self._streams: Streams = torch.zeros(logits.schedule.samples, 3, dtype=torch.int32, device=logits.device)
         self._sample = 0
         self._passes = [self._lay(run, weights) for run in logits.blocks.runs]
 
@@ -119,23 +123,27 @@ class Gating:
             shaped.segment.parameter: shaped.leaf for shaped in self.shaped
         }
 
-    def begin(self, streams: Sequence[Draw]) -> None:
-        """Forget the last step's gradient; from here on, the step's samples have these streams."""
-        self._streams = streams
+    def draw(self, streams: Sequence[Draw]) -> None:
+        """From here on, the step's samples have these streams."""
+        self._streams.copy_(torch.tensor(streams, dtype=torch.int32))
+
+    def begin(self) -> None:
+        """Forget the last step's gradient."""
+        for shaped in self.shaped:
+            shaped.leaf.grad = None
         for p in self._passes:
             if p.gated is not None or p.gradient is not None:
                 self.kernel.penalise(p.total, p.logits, self.penalty)
         for matrix in self.matrices.values():
             matrix.sink.begin()
         if self.native is not None:
-            every = torch.tensor(streams, dtype=torch.int32)
             for p in self._passes:
-                self._draw(p, every, self.native)
+                self._draw(p, self._streams, self.native)
 
     def show(self, sample: int) -> None:
         """The network sees this sample of its weights."""
         self._sample = sample
-        drawn = words(self._streams[sample], self.logits.device) if self.native is None else None
+        drawn = self._streams[sample] if self.native is None else None
         for p in self._passes:
             if p.gated is None:
                 continue
@@ -175,8 +183,7 @@ class Gating:
             self.native.collect(p.total, gradient, p.weights, p.logits, p.planes[self._sample])
         else:
             collect = self.kernel.collect_expected if self.expected else self.kernel.collect
-            drawn = words(self._streams[self._sample], self.logits.device)
-            collect(p.total, gradient, p.logits, p.weights, p.keys, drawn)
+            collect(p.total, gradient, p.logits, p.weights, p.keys, self._streams[self._sample])
 
     def _draw(self, p: _Pass, streams: Tensor, native: Library) -> None:
         """The gates of all samples, as bits."""

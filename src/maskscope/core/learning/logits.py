@@ -50,6 +50,7 @@ class Logits:
         self.prepared: Rows | None = None
         """What the gate's samples need of the logits; kept up to date by ``descend``."""
         self.settling = Settling(schedule)
+        self._rates: Float32[Tensor, " 4"] = torch.zeros(4, dtype=torch.float32, device=self.device)
         self._moments = Moments(self.blocks.full(0.0), self.blocks.full(0.0))
 
     def prepare(self, kernel: Kernel) -> None:
@@ -75,10 +76,17 @@ class Logits:
         """Where they are."""
         return self.rows.device
 
-    def descend(self, kernel: Kernel, fine: Bool[Tensor, ""]) -> Bool[Tensor, ""]:
-        """Clip the gradient and take one step of Adam.
+    def begin(self) -> None:
+        """Bring the rates of the step to come to the device."""
+        schedule, betas = self.schedule, self.schedule.betas
+        first, second = (1 - beta ** (self.step + 1) for beta in betas)
+        rates = [schedule.rate(self.step, self.settling.end) / first, second**-0.5, *(1 - beta for beta in betas)]
+        self._rates.copy_(torch.tensor(rates, dtype=torch.float32))
 
-        Nothing is taken where the loss or the gradient is not finite; that is decided on the device.
+    def descend(self, kernel: Kernel, fine: Bool[Tensor, ""]) -> Bool[Tensor, ""]:
+        """Clip the gradient and take one step of Adam, at the rates that ``begin`` brought.
+
+        Nothing is taken where the loss or the gradient is not finite; that is decided on the device. The caller counts the step.
 
         Args:
             kernel: Whose passes to use.
@@ -92,15 +100,8 @@ class Logits:
         norm = torch.linalg.vector_norm(self.gradient)
         fine = fine & norm.isfinite()
         clip = torch.clamp(self.schedule.clip / (norm + 1e-6), max=1.0)
-        schedule, betas = self.schedule, self.schedule.betas
-        first, second = (1 - beta ** (self.step + 1) for beta in betas)
-        rates = [schedule.rate(self.step, self.settling.end) / first, second**-0.5]
-        rates, new = (
-            torch.tensor(values, dtype=torch.float32, device=self.device) for values in (rates, [1 - b for b in betas])
-        )
-        scalars = torch.cat([clip.view(1), rates, fine.view(1), new])
+        scalars = torch.cat([clip.view(1), self._rates[:2], fine.view(1), self._rates[2:]])
         kernel.descend(self.rows, self.prepared, self._moments, self.gradient, scalars)
-        self.step += 1
         return fine
 
     def state(self) -> dict[str, Tensor]:

@@ -58,20 +58,25 @@ class Step:
         self.swap = Swap(model, {**weights, **self.gating.seen}, linear | lstm)
         self._checked = False
 
-    def begin(self, streams: Sequence[Draw]) -> None:
-        """Forget the last step's gradient; the samples of this one have these streams."""
-        self.gating.begin(streams)
+    def draw(self, streams: Sequence[Draw]) -> None:
+        """The samples of this step have these streams."""
+        self.gating.draw(streams)
 
-    def run(self, part: Part) -> Tensor:
+    def run(self, parts: Sequence[Part]) -> Tensor:
+        """Run the parts of a batch, so that the logits' gradient is whole, the penalty's included; returns the loss."""
+        loss = torch.zeros((), dtype=torch.float32, device=self.logits.device)
+        self.gating.begin()
+        for part in parts:
+            loss += self._part(part)
+        self.gating.finish()
+        return loss
+
+    def _part(self, part: Part) -> Tensor:
         """Run one part under its sample and keep its gradient; returns its share of the loss."""
         self.gating.show(part.sample)
         loss = self._backward(part) if self._checked else self._first_backward(part)
         self.gating.keep(part.sample)
         return loss.to(self.logits.rows)
-
-    def finish(self) -> None:
-        """The logits' gradient is whole, the penalty's included."""
-        self.gating.finish()
 
     def _first_backward(self, part: Part) -> Tensor:
         """Backward, with a look at which masked parameters it reaches."""
