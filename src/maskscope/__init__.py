@@ -9,7 +9,7 @@ from maskscope.analysis.controls import controls
 from maskscope.analysis.evaluate import evaluate
 from maskscope.analysis.modularity import reuse_of
 from maskscope.core.apply import applied, bake, masked
-from maskscope.core.gates import GumbelSigmoid
+from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid, TopK
 from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
 from maskscope.core.layout import layout
 from maskscope.core.learning.learn import LearningInterrupted, NonFiniteLossError, learn_mask, learning
@@ -23,6 +23,7 @@ __all__ = [
     "FAST",
     "PUBLISHED",
     "GumbelSigmoid",
+    "HardConcrete",
     "LearningInterrupted",
     "Logits",
     "Mask",
@@ -32,6 +33,8 @@ __all__ = [
     "PerTensor",
     "PerWeight",
     "Schedule",
+    "Sigmoid",
+    "TopK",
     "accuracy",
     "applied",
     "bake",

@@ -8,14 +8,23 @@ import torch
 from scipy import stats
 from torch import nn
 
-from maskscope.core.gates import GumbelSigmoid
+from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid, TopK
 from maskscope.core.layout import layout
 from maskscope.core.learning.blocks import Blocks
 from maskscope.core.learning.kernels import Kernel, words
 from maskscope.core.noise import draw, uniform
 
-GATES = (GumbelSigmoid(), GumbelSigmoid(temperature=0.5), GumbelSigmoid(temperature=2.0))
+GATES = (
+    GumbelSigmoid(),
+    GumbelSigmoid(temperature=0.5),
+    GumbelSigmoid(temperature=2.0),
+    HardConcrete(),
+    HardConcrete(temperature=0.5, low=-0.3, high=1.1),
+    Sigmoid(),
+    TopK(0.3),
+)
 EVERY = pytest.mark.parametrize("gate", GATES, ids=repr)
+DRAWING = pytest.mark.parametrize("gate", [gate for gate in GATES if not isinstance(gate, Sigmoid | TopK)], ids=repr)
 N = 40_000
 
 
@@ -23,11 +32,11 @@ def noise(step=0, n=N):
     return uniform(torch.arange(n, dtype=torch.int32), *draw(0, step, 0).of("w"))
 
 
-@EVERY
+@DRAWING
 @pytest.mark.parametrize("logit", [-6.0, -2.0, -0.1, 0.0, 0.7, 3.0, 6.0])
 def test_keep_frequency_is_the_keep_probability(gate, logit):
     logits = torch.full((N,), logit)
-    kept = int(gate.sample(gate.prepare(logits), noise()).sum())
+    kept = int((gate.sample(gate.prepare(logits), noise()) > 0.5).sum())
     p = float(gate.probability(logits[:1]))
     assert stats.chisquare([kept, N - kept], [N * p, N * (1 - p)]).pvalue > 1e-3
 
@@ -43,7 +52,8 @@ def test_samples_lie_between_zero_and_one(gate):
 def test_hardening_is_the_limit_of_sampling(gate):
     """What is kept is what a sample keeps more often than not."""
     logits = torch.tensor([-30.0, -1.0, -0.01, 0.01, 1.0, 30.0])
-    often = torch.stack([gate.sample(gate.prepare(logits), noise(step, 6)) for step in range(20_000)]).mean(0)
+    samples = torch.stack([gate.sample(gate.prepare(logits), noise(step, 6)) for step in range(20_000)])
+    often = (samples > 0.5).float().mean(0)
     kept = gate.harden(logits, layout(nn.Linear(3, 2)))
     decided = (often - 0.5).abs() > 0.01
     assert torch.equal(kept[decided], often[decided] > 0.5)
@@ -57,8 +67,13 @@ def test_a_logit_of_exactly_the_threshold_is_not_kept(gate):
 
 
 def soft(gate, logits, u):
-    """The published form, in double precision, for autograd: sigmoid((l + logistic noise) / temperature)."""
-    return torch.sigmoid((logits + torch.log(u) - torch.log1p(-u)) / gate.temperature)
+    """The published form, in double precision, for autograd."""
+    if isinstance(gate, Sigmoid):
+        return torch.sigmoid(logits)
+    if isinstance(gate, TopK):
+        return logits  # straight through
+    concrete = torch.sigmoid((logits + torch.log(u) - torch.log1p(-u)) / gate.temperature)
+    return concrete if isinstance(gate, GumbelSigmoid) else (concrete * (gate.high - gate.low) + gate.low).clamp(0, 1)
 
 
 @EVERY
@@ -67,7 +82,12 @@ def test_the_slope_is_the_gradient_of_a_naive_implementation(gate):
     u = noise()
     soft(gate, logits, u.double()).sum().backward()
     found = gate.slope(logits.detach().float(), u)
-    torch.testing.assert_close(found.double(), logits.grad, rtol=2e-5, atol=1e-6)
+    sure = torch.ones(N, dtype=torch.bool)
+    if isinstance(gate, HardConcrete):  # in single precision the edge of the clip lies elsewhere
+        value = gate.sample(gate.prepare(logits.detach().float()), u)
+        sure = ((value > 1e-5) & (value < 1 - 1e-5)) | (found == logits.grad.float())
+        assert sure.float().mean() > 0.999
+    torch.testing.assert_close(found.double()[sure], logits.grad[sure], rtol=2e-5, atol=1e-6)
 
 
 @EVERY
@@ -81,8 +101,9 @@ def test_slopes_are_finite_for_extreme_logits(gate):
 def test_the_penalty_is_monotone_and_has_the_slope_it_says(gate):
     logits = torch.linspace(-5, 5, 101).requires_grad_()
     penalty = gate.penalty(logits)
-    assert (penalty.diff() > 0).all()
-    (slope,) = torch.autograd.grad(penalty.sum(), logits)
+    assert (penalty.diff() >= 0).all()
+    assert isinstance(gate, TopK) or (penalty.diff() > 0).all()
+    (slope,) = torch.autograd.grad(penalty.sum() + 0 * logits.sum(), logits)
     torch.testing.assert_close(gate.penalty_slope(logits.detach()).expand(101), slope)
 
 
@@ -101,8 +122,9 @@ def test_the_expected_slope_is_the_mean_of_the_slope_over_noise_that_gives_the_g
     """So the gradient keeps its mean even where what a weight does to the loss hangs on its own gate."""
     gates = torch.tensor([0.0, 1.0])
     found = gate.expected_slope(torch.full((2,), logit), gates)
-    if found is None:
-        assert gate.temperature != 1  # there is a closed form at 1
+    if found is None or not isinstance(gate, GumbelSigmoid):
+        assert gate != GumbelSigmoid()  # it has a closed form
+        assert found is None or torch.equal(found, gate.slope(torch.full((2,), logit), gates))  # no noise in it
         return
     # By the midpoint rule in u, in double precision, over each part of (0, 1).
     shut, opened = torch.sigmoid(torch.tensor([-logit, logit], dtype=torch.float64))
@@ -131,7 +153,7 @@ def test_compiled_and_eager_give_the_same_bits():
 import torch
 from torch import nn
 from maskscope.core.learning.blocks import WIDTH, Blocks
-from maskscope.core.gates import GumbelSigmoid
+from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid
 from maskscope.core.learning.kernels import Kernel, Moments, words
 from maskscope.core.layout import layout
 from maskscope.core.noise import draw
@@ -148,21 +170,21 @@ def passes(kernel, blocks, seed):
     assert torch.equal(gated, again)
     kernel.collect(total, slopes, logits, weights, keys, stream)
     yield "slope", total
-    scalars = torch.tensor([0.5, 0.1, 3.0, 1.0, 1 - 0.9, 1 - 0.99])
+    scalars = torch.tensor([0.5, 0.1, 3.0, 1.0, 1 - 0.9, 1 - 0.99, 1.002])
     kernel.penalise(total, logits, torch.tensor(1e-3))
     yield "penalty", total
     kernel.descend(logits, prepared, Moments(mean, square.abs_()), slopes, scalars)
     yield "logits", logits
     yield "prepared after", prepared
-    if gate.temperature == 1:
+    if gate.expected_slope(logits[:1], gated[:1]) is not None:
         kernel.collect_expected(total, slopes, logits, weights, keys, stream)
         yield "expected slope", total
 
-for gate in (GumbelSigmoid(), GumbelSigmoid(temperature=0.5)):
+for gate in (GumbelSigmoid(), GumbelSigmoid(temperature=0.5), HardConcrete(), Sigmoid()):
     eager, compiled = Kernel(gate, "eager"), Kernel(gate, "compiled")
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        for units in (1, 64, 1000, 33_000, 50_001, 140_001):
+        for units in (1, 64, 1000, 33_000, 50_001, 140_001) if gate == GumbelSigmoid() else (1, 33_000):
             blocks = Blocks(layout(nn.Linear(1, units)))
             pairs = zip(passes(eager, blocks, units), passes(compiled, blocks, units), strict=True)
             for (name, one), (_, other) in pairs:

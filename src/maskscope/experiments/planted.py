@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid
 from maskscope.core.learning.schedules import FAST, PUBLISHED, Schedule
 from maskscope.data.planted import Planted
 from maskscope.models.modules import Kind
 from maskscope.models.planted import PlantedSettings
-from maskscope.runs.study import Experiment, Masking, Training
+from maskscope.runs.study import Experiment, Gates, Masking, Training
 
 _BATCH = 128
 
@@ -25,6 +26,7 @@ def planted(
     by: Literal["units", "layers"] = "units",
     distractors: int = 1,
     penalty: float = 1e-3 / _BATCH,
+    gate: Gates | None = None,
     marked: str = "",
 ) -> Experiment:
     """One network and how its masks are learned.
@@ -36,6 +38,7 @@ def planted(
         by: What is shared.
         distractors: Modules' worth of random units.
         penalty: Of the masks.
+        gate: Of the masks. Default: the paper's.
         marked: What else is special, for its name.
     """
     parts = (kind, "layers" if by == "layers" else "", marked.replace(" ", "-"), f"{shared:g}")
@@ -46,7 +49,7 @@ def planted(
         data=Planted(),
         network=PlantedSettings(kind, shared, by, distractors),
         training=Training(steps=0),
-        masking=Masking(schedule=schedule, penalty=penalty),
+        masking=Masking(gate=gate or GumbelSigmoid(), schedule=schedule, penalty=penalty),
     )
 
 
@@ -70,6 +73,10 @@ def _settings() -> tuple[Experiment, ...]:
             planted("mlp", shared, _SHORT, penalty=1e-9 / _BATCH, marked="penalty x.000001"),
             planted("mlp", shared, replace(_SHORT, steps=50), marked="50 steps"),
             planted("mlp", shared, replace(_SHORT, steps=10), marked="10 steps"),
+            planted("mlp", shared, _SHORT, gate=GumbelSigmoid(0.5), marked="temperature 0.5"),
+            planted("mlp", shared, _SHORT, gate=GumbelSigmoid(2.0), marked="temperature 2"),
+            planted("mlp", shared, _SHORT, gate=HardConcrete(), penalty=1e-2 / _BATCH, marked="hard concrete"),
+            planted("mlp", shared, _SHORT, gate=Sigmoid(), penalty=1e-2 / _BATCH, marked="sharpened sigmoid"),
             planted("mlp", shared, replace(PUBLISHED, steps=4000, samples=2), marked="published schedule"),
         ]
     return tuple(found)

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, TypeAdapter
 from torch import nn
 
-from maskscope.core.gates import GumbelSigmoid
+from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid, TopK
 from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
 from maskscope.core.layout import Layout, layout
 from maskscope.core.learning.learn import PENALTY
@@ -36,6 +36,7 @@ from maskscope.models.twin import CopySecondHalf
 FORMAT = 3
 """Raised when the same configuration gives other numbers than before; part of every run's hash."""
 
+Gates = Annotated[GumbelSigmoid | HardConcrete | Sigmoid | TopK, Field(discriminator="kind")]
 Granularity = Annotated[PerWeight | PerOutput | PerInput | PerTensor, Field(discriminator="kind")]
 Data = Annotated[
     DoubleAddition | AddMul | Scan | Mathematics | ClassRemoval | ClassPairs | Planted, Field(discriminator="kind")
@@ -132,7 +133,7 @@ class Masking:
     """
 
     kind: Literal["masking"] = "masking"
-    gate: GumbelSigmoid = field(default_factory=GumbelSigmoid)
+    gate: Gates = field(default_factory=GumbelSigmoid)
     schedule: Schedule = FAST
     penalty: float = PENALTY
     """Added to the mean loss per unit of summed logit, no other scaling. Source: the paper's beta / batch."""

@@ -420,7 +420,7 @@ def test_adam_is_that_of_torch(betas):
     for _ in range(40):
         gradient = torch.randn(210, generator=gen)
         ours.gradient.copy_(ours.blocks.spread(gradient))
-        ours.begin()
+        ours.begin(GumbelSigmoid())
         assert bool(ours.descend(Kernel(GumbelSigmoid(), "eager"), torch.tensor(data=True)))
         ours.step += 1
         theirs.grad = gradient.clone()

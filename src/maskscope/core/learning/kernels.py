@@ -142,13 +142,13 @@ class Kernel:
         self._run("collect_expected", (out, gradient, logits, weights, *keys), stream)
 
     def descend(
-        self, logits: Rows, prepared: Rows | None, moments: Moments, gradient: Rows, scalars: Float32[Tensor, " 6"]
+        self, logits: Rows, prepared: Rows | None, moments: Moments, gradient: Rows, scalars: Float32[Tensor, " 7"]
     ) -> None:
         """One step of Adam down the gradient, and the new logits prepared.
 
         ``scalars``: what the gradient is multiplied with (the clip), the learning rate over the first moment's
-        correction, one over the root of the second's, 0 if the step is not to be taken, and what each moment takes of the
-        new.
+        correction, one over the root of the second's, 0 if the step is not to be taken, what each moment takes of the
+        new, and what the new logits are multiplied with.
         """
         also = () if prepared is None else (prepared,)
         self._run("descend", (logits, *moments, gradient, *also), scalars)
@@ -262,7 +262,7 @@ def _adam(
     move = new_mean * scalars[1] / (_root(new_square) * scalars[2] + _EPSILON)
     fine = scalars[3] > 0
     return (
-        torch.where(fine, logits - move, logits),
+        torch.where(fine, (logits - move) * scalars[6], logits),
         torch.where(fine, new_mean, mean),
         torch.where(fine, new_square, square),
     )

@@ -135,7 +135,11 @@ def learning(
     _check_resume(logits, layout, schedule, repr((seed, penalty, gate)))
     weigh = objective.weigh if isinstance(objective, Weighed) else None
     start, looks = logits.step, 1 if logits.device.type == "cpu" else _CHECK_EVERY
+    if gate.ranking is not None and not start:
+        logits.spread(seed)
     fused = Kernel(gate, kernel, float(schedule.steps * layout.units * schedule.samples))
+    if gate.ranking is not None and not start:
+        logits.rank(gate.ranking, fused)
     step_over = Step(model, objective, weights=weights, logits=logits, kernel=fused, penalty=penalty, autocast=autocast)
     good = torch.zeros((), dtype=torch.int64, device=logits.device)
     fine = torch.ones((), dtype=torch.bool, device=logits.device)
@@ -144,6 +148,8 @@ def learning(
     def work(parts: Sequence[Part]) -> Tensor:
         loss = step_over.run([part._replace(batch=onto(part.batch, place)) for part in parts])
         fine.copy_(logits.descend(fused, fine & loss.isfinite()))
+        if gate.ranking is not None:
+            logits.rank(gate.ranking, fused)
         good.add_(fine)
         return loss
 
@@ -154,7 +160,7 @@ def learning(
             break
         strata = schedule.strata_of_step
         step_over.draw([draw(seed, step, sample, strata=strata) for sample in range(schedule.samples)])
-        logits.begin()
+        logits.begin(gate)
         with evaluating(model):
             loss = work(cut(batch, schedule.samples, split, weigh))
         logits.step += 1
@@ -164,7 +170,9 @@ def learning(
             raise NonFiniteLossError(State(logits.step, schedule.steps, loss, logits, gate))
         if settling.due(step + 1):
             between = sum(map(undecided, probabilities(logits, gate)))
-            settling.look(step + 1, gate.harden(logits.peek(), layout), between / layout.units)
+            settling.look(
+                step + 1, gate.harden(logits.peek(), layout), between / layout.units, may_end=gate.sharpening == 1.0
+            )
         yield State(step + 1, settling.end, loss, logits, gate)
 
 

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
+from maskscope.core.gates import Gate, Ranking
 from maskscope.core.layout import Layout
 from maskscope.core.learning.blocks import LARGE, Blocks, Rows
 from maskscope.core.learning.kernels import Kernel, Moments
 from maskscope.core.learning.schedules import Schedule
 from maskscope.core.learning.settling import Settling
+from maskscope.core.noise import draw, uniform
 
 
 class Logits:
@@ -50,13 +52,33 @@ class Logits:
         self.prepared: Rows | None = None
         """What the gate's samples need of the logits; kept up to date by ``descend``."""
         self.settling = Settling(schedule)
-        self._rates: Float32[Tensor, " 4"] = torch.zeros(4, dtype=torch.float32, device=self.device)
+        self._rates: Float32[Tensor, " 6"] = torch.zeros(6, dtype=torch.float32, device=self.device)
         self._moments = Moments(self.blocks.full(0.0), self.blocks.full(0.0))
 
     def prepare(self, kernel: Kernel) -> None:
         """Before the first step: what the gate's samples need."""
         if not self.low_memory:
             self.prepared = kernel.prepare(torch.empty_like(self.rows), self.rows)
+
+    def spread(self, seed: int) -> None:
+        """Begin as noise around zero, where equal logits would have no order; the same for the same seed."""
+        for span in self.layout.spans:
+            index = torch.arange(span.units, dtype=torch.int32, device=self.device)
+            self.blocks.own(self.rows, span).copy_(uniform(index, *draw(seed, -1, 0).of(span.name)) - 0.5)
+
+    def rank(self, ranking: Ranking, kernel: Kernel) -> None:
+        """Move logits by one number, each parameter's or all, so that as many as are kept lie above zero."""
+        spans = [self.blocks.own(self.rows, span) for span in self.layout.spans]
+        groups = [[own] for own in spans] if ranking.per == "tensor" else [spans]
+        for group in groups:
+            whole = group[0] if len(group) == 1 else torch.cat(group)
+            left_out = whole.numel() - max(1, round(ranking.density * whole.numel()))
+            if left_out:
+                best_left_out = whole.kthvalue(left_out).values
+                for own in group:
+                    own.sub_(best_left_out)
+        if self.prepared is not None:
+            kernel.prepare(self.prepared, self.rows)
 
     @property
     def values(self) -> Float32[Tensor, " units"]:
@@ -76,11 +98,14 @@ class Logits:
         """Where they are."""
         return self.rows.device
 
-    def begin(self) -> None:
-        """Bring the rates of the step to come to the device."""
+    def begin(self, gate: Gate) -> None:
+        """Bring the rates of the step to come to the device; before the first, ranked logits are spread by noise."""
         schedule, betas = self.schedule, self.schedule.betas
         first, second = (1 - beta ** (self.step + 1) for beta in betas)
-        rates = [schedule.rate(self.step, self.settling.end) / first, second**-0.5, *(1 - beta for beta in betas)]
+        grown = gate.sharpening ** (self.step / schedule.steps)
+        rate = schedule.rate(self.step, self.settling.end) * grown
+        growth = [gate.sharpening ** (1 / schedule.steps), grown]
+        rates = [rate / first, second**-0.5, *(1 - beta for beta in betas), *growth]
         self._rates.copy_(torch.tensor(rates, dtype=torch.float32))
 
     def descend(self, kernel: Kernel, fine: Bool[Tensor, ""]) -> Bool[Tensor, ""]:
@@ -97,10 +122,12 @@ class Logits:
         """
         for unused in self.blocks.unused:
             self.gradient.view(-1)[unused].zero_()
-        norm = torch.linalg.vector_norm(self.gradient)
+        # Adam moves logits before they are sharpened: d/dl = b d/d(b l), with b what they have grown by.
+        grown = self._rates[5]
+        norm = torch.linalg.vector_norm(self.gradient) * grown
         fine = fine & norm.isfinite()
-        clip = torch.clamp(self.schedule.clip / (norm + 1e-6), max=1.0)
-        scalars = torch.cat([clip.view(1), self._rates[:2], fine.view(1), self._rates[2:]])
+        clip = torch.clamp(self.schedule.clip / (norm + 1e-6), max=1.0) * grown
+        scalars = torch.cat([clip.view(1), self._rates[:2], fine.view(1), self._rates[2:5]])
         kernel.descend(self.rows, self.prepared, self._moments, self.gradient, scalars)
         return fine
 

@@ -46,13 +46,14 @@ class Settling:
         """Whether to look after a step: every 4 %, until the last fall has begun."""
         return step % self.every == 0 and step <= self.end - self.schedule.decay_steps
 
-    def look(self, step: int, kept: Bool[Tensor, " units"], undecided: float = 0.0) -> None:
+    def look(self, step: int, kept: Bool[Tensor, " units"], undecided: float = 0.0, *, may_end: bool = True) -> None:
         """When due: compare with the last look; where little changed, end after the fall of the learning rate.
 
         Args:
             step: Steps taken.
             kept: The mask as it is now.
             undecided: Share of the units whose keep probability is near neither 0 nor 1.
+            may_end: Whether learning may end early at all.
         """
         bits = np.packbits(kept.cpu().numpy())
         if self._last is not None:
@@ -62,7 +63,7 @@ class Settling:
             limit, warm = self.schedule.settled, step - self.every >= self.schedule.warmup_steps
             # A mask that keeps everything, or whose units are mostly undecided, has not settled: it has not begun.
             begun = not bool(kept.all()) and undecided < BEGUN
-            if limit is not None and begun and warm and self.changed < limit:
+            if may_end and limit is not None and begun and warm and self.changed < limit:
                 self.end = min(self.end, step + self.schedule.decay_steps)
         self._last = bits
 
