@@ -10,7 +10,8 @@ from maskscope.analysis.evaluate import evaluate
 from maskscope.analysis.modularity import reuse_of
 from maskscope.core.apply import applied, bake, masked
 from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid, TopK
-from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
+from maskscope.core.granularity import PerBlock, PerInput, PerOutput, PerTensor, PerWeight, View
+from maskscope.core.groups import PerHead, PerNeuron, Tied
 from maskscope.core.layout import layout
 from maskscope.core.learning.learn import LearningInterrupted, NonFiniteLossError, learn_mask, learning
 from maskscope.core.learning.logits import Logits
@@ -28,13 +29,18 @@ __all__ = [
     "Logits",
     "Mask",
     "NonFiniteLossError",
+    "PerBlock",
+    "PerHead",
     "PerInput",
+    "PerNeuron",
     "PerOutput",
     "PerTensor",
     "PerWeight",
     "Schedule",
     "Sigmoid",
+    "Tied",
     "TopK",
+    "View",
     "accuracy",
     "applied",
     "bake",

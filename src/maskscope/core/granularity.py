@@ -73,7 +73,7 @@ class PerOutput:
         shape = tuple(site.parameter.shape)
         if len(shape) < 2:
             return View((math.prod(shape),), (math.prod(shape),))
-        output, _ = _axes(site)
+        output, _ = axes(site)
         return _along(output, site)
 
 
@@ -101,8 +101,56 @@ class PerInput:
             if is_bias(site) and not any(is_normalisation(owner) for owner in site.owners):
                 raise ValueError(f"{site.name!r} is a bias and has no input units; leave it out with '!{site.name}'")
             return View((math.prod(shape),), (math.prod(shape),))
-        _, incoming = _axes(site)
+        _, incoming = axes(site)
         return _along(incoming, site)
+
+
+@dataclass(frozen=True)
+class PerBlock:
+    """One unit per block of a matrix: so many outputs by so many inputs; vectors are cut into as many elements as outputs.
+
+    A kernel's positions belong to its input. The number of outputs and inputs must be divisible.
+
+    Examples:
+        >>> from torch import nn
+        >>> from maskscope.core.select import sites
+        >>> PerBlock(2, 3).view(sites(nn.Linear(6, 4))[0])
+        View(shape=(2, 2, 2, 3), gates=(2, 1, 2, 1))
+    """
+
+    outputs: int
+    """Outputs in a block."""
+    inputs: int
+    """Inputs in a block."""
+    kind: Literal["block"] = "block"
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        if self.outputs < 1 or self.inputs < 1:
+            raise ValueError(f"a block has at least one output and one input, got {self.outputs} x {self.inputs}")
+
+    def view(self, site: Site) -> View:
+        """Both axes cut into blocks.
+
+        Raises:
+            ValueError: They are not divisible.
+        """
+        shape = tuple(site.parameter.shape)
+        sizes = [1] * len(shape)
+        if len(shape) < 2:
+            sizes[:1] = [self.outputs] * len(shape)
+        else:
+            output, incoming = axes(site)
+            sizes[output], sizes[incoming] = self.outputs, self.inputs
+            sizes[2:] = shape[2:]
+        if any(size % block for size, block in zip(shape, sizes, strict=True)):
+            raise ValueError(
+                f"blocks of {self.outputs} x {self.inputs} do not divide {site.name!r} of shape {shape}; leave it out with '!{site.name}'"
+            )
+        cut = [(size // block, block) for size, block in zip(shape, sizes, strict=True)]
+        return View(
+            tuple(part for pair in cut for part in pair), tuple(part for count, _ in cut for part in (count, 1))
+        )
 
 
 @dataclass(frozen=True)
@@ -123,7 +171,7 @@ class PerTensor:
         return View((site.parameter.numel(),), (1,))
 
 
-def _axes(site: Site) -> tuple[int, int]:
+def axes(site: Site) -> tuple[int, int]:
     """The output and the input axis of a parameter's shape, which depend on the layer it belongs to."""
     owner = site.owners[0]
     transposed = nn.Embedding | nn.EmbeddingBag | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d

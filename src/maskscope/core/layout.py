@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from maskscope.core import select as selection
 from maskscope.core.granularity import Granularity, PerWeight
+from maskscope.core.groups import Grouping
 from maskscope.core.select import LeftOut, Pattern, match_names, nearest
 
 
@@ -282,7 +283,7 @@ def layout(
     model: nn.Module,
     select: Sequence[Pattern] | None = None,
     *,
-    granularity: Granularity | None = None,
+    granularity: Granularity | Grouping | None = None,
 ) -> Layout:
     """Lay a flat vector of units over a network's parameters.
 
@@ -290,7 +291,8 @@ def layout(
         model: Any network; nothing in it is changed.
         select: Which parameters (see ``select``). Default: every weight; not embeddings, nor biases outside
             normalisation layers. ``print(layout(model).table())`` says what that means here.
-        granularity: What one unit is. Default: a single weight.
+        granularity: What one unit is. Default: a single weight. ``PerHead()`` and ``PerNeuron()`` select what belongs to
+            them, if ``select`` is not given.
 
     Raises:
         KeyError: A pattern matches nothing.
@@ -301,18 +303,29 @@ def layout(
         >>> layout(nn.LSTM(4, 8)).names
         ('weight_ih_l0', 'weight_hh_l0')
     """
-    chosen = selection.select(model, select)
     grain = PerWeight() if granularity is None else granularity
-    if isinstance(grain, type) or not isinstance(grain, Granularity):
+    if isinstance(grain, type) or not isinstance(grain, Granularity | Grouping):
         raise TypeError(f"granularity takes an object such as ms.PerOutput(), got {grain!r}")
+    if isinstance(grain, Grouping):
+        chosen = selection.select(model, grain.default(model) if select is None else select)
+        groups = grain.groups(model, chosen.chosen)
+    else:
+        chosen = selection.select(model, select)
+        groups = [{site.name: grain.view(site)} for site in chosen.chosen]
+    shapes = {site.name: tuple(site.parameter.shape) for site in chosen.chosen}
     segments: list[Segment] = []
     offset = 0
-    for site in chosen.chosen:
-        view = grain.view(site)
-        segment = Segment(site.name, tuple(site.parameter.shape), view.shape, view.gates, offset, grain.kind)
-        segments.append(segment)
-        offset += segment.units
-    return Layout(tuple(segments), chosen.left_out)
+    for group in groups:
+        tied = [Segment(name, shapes[name], view.shape, view.gates, offset, grain.kind) for name, view in group.items()]
+        segments += tied
+        offset += tied[0].units
+    grouped = {segment.parameter for segment in segments}
+    others = [
+        LeftOut(name, math.prod(shape), f"belongs to no {grain.kind}")
+        for name, shape in shapes.items()
+        if name not in grouped
+    ]
+    return Layout(tuple(segments), (*chosen.left_out, *others))
 
 
 def gated(

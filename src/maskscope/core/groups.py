@@ -1,0 +1,249 @@
+"""Units that switch slices of several parameters at once: attention heads, neurons, whole layers, or what you name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from torch import nn
+
+from maskscope.core.granularity import View, axes
+from maskscope.core.select import Pattern, Site, sites
+
+Group = Mapping[str, View]
+"""Parameters by name, each cut into the same number of units; unit i switches slice i of every one of them."""
+
+
+@runtime_checkable
+class Grouping(Protocol):
+    """A granularity whose units lie over several parameters."""
+
+    @property
+    def kind(self) -> str:
+        """What a unit is called."""
+        ...
+
+    def default(self, model: nn.Module) -> Sequence[Pattern] | None:
+        """What is selected if nobody says; None: as for single weights."""
+        ...
+
+    def groups(self, model: nn.Module, chosen: Sequence[Site]) -> Sequence[Group]:
+        """Groups of parameters; what of them was not chosen is left out."""
+        ...
+
+
+Cut = Literal["outputs", "inputs", "thirds"]
+"""Which axis of a matrix is cut into units; thirds: an output axis that holds queries, keys and values one after another."""
+
+_HEADS: tuple[Mapping[str, Cut], ...] = (
+    {"q_proj": "outputs", "k_proj": "outputs", "v_proj": "outputs", "in_proj": "thirds", "out_proj": "inputs"},
+    {"in_proj": "thirds", "out_proj": "inputs"},
+    {"q_proj": "outputs", "k_proj": "outputs", "v_proj": "outputs", "o_proj": "inputs"},
+    {"q_proj": "outputs", "k_proj": "outputs", "v_proj": "outputs", "out_proj": "inputs"},
+    {"self.query": "outputs", "self.key": "outputs", "self.value": "outputs", "output.dense": "inputs"},
+    {"attention.query": "outputs", "attention.key": "outputs", "attention.value": "outputs", "output.dense": "inputs"},
+    {"q": "outputs", "k": "outputs", "v": "outputs", "o": "inputs"},
+    {"q_lin": "outputs", "k_lin": "outputs", "v_lin": "outputs", "out_lin": "inputs"},
+    {"c_attn": "thirds", "c_proj": "inputs"},
+    {"query_key_value": "outputs", "dense": "inputs"},
+)
+"""Attention by the names of its parts, relative to the module that has them all: torch's, Llama/Qwen/Mistral/ViT, OPT/BART, BERT,
+older ViT, T5, DistilBERT, GPT-2, GPT-NeoX (whose fused rows are head by head)."""
+
+_NEURONS: tuple[Mapping[str, Cut], ...] = (
+    {"gate_proj": "outputs", "up_proj": "outputs", "down_proj": "inputs"},
+    {"wi_0": "outputs", "wi_1": "outputs", "wo": "inputs"},
+    {"wi": "outputs", "wo": "inputs"},
+    {"c_fc": "outputs", "c_proj": "inputs"},
+    {"intermediate.dense": "outputs", "output.dense": "inputs"},
+    {"dense_h_to_4h": "outputs", "dense_4h_to_h": "inputs"},
+    {"linear1": "outputs", "linear2": "inputs"},
+    {"fc1": "outputs", "fc2": "inputs"},
+    {"lin1": "outputs", "lin2": "inputs"},
+)
+"""Feed-forward networks: Llama/Qwen/Mistral, T5 gated and plain, GPT-2, BERT, GPT-NeoX, torch's, ViT/OPT/BART, DistilBERT."""
+
+_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
+
+
+@dataclass(frozen=True)
+class PerHead:
+    """One unit per attention head: its rows of the query, key and value matrices, and its columns of the output matrix.
+
+    Recognised by the names of the parts (torch's MultiheadAttention, BERT, GPT-2, GPT-NeoX, Llama, Qwen, Mistral, ViT, T5, OPT,
+    DistilBERT); others are named by hand with ``Tied``. Biases of queries, keys and values go with them, if selected.
+
+    Where several heads of queries share keys and values (grouped-query attention): ``shared="query"`` has a unit for each query head
+    over its queries and outputs, and keys and values are not masked; ``shared="group"`` has one for each head of keys and values,
+    with all query heads that use it.
+
+    Raises (when laid out):
+        ValueError: No attention is recognised, or heads do not divide a matrix.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> layout(nn.MultiheadAttention(8, 2), granularity=PerHead()).units
+        2
+    """
+
+    shared: Literal["query", "group"] = "query"
+    kind: Literal["head"] = "head"
+
+    def default(self, model: nn.Module) -> Sequence[Pattern] | None:
+        """Everything that belongs to a head, biases too."""
+        return [name for group in self.groups(model, sites(model)) for name in group]
+
+    def groups(self, model: nn.Module, chosen: Sequence[Site]) -> Sequence[Group]:
+        """One for each attention."""
+        return _found(model, chosen, _HEADS, self._cut, "attention heads")
+
+    def _cut(self, module: nn.Module, parts: Mapping[str, tuple[Site, Cut]]) -> Group:
+        heads, where = _heads(module), f"attention in {type(module).__name__}"
+        width = next(_size(site, cut) for site, cut in parts.values())  # of the queries
+        kept = dict(parts)
+        keys = {name: _size(site, cut) for name, (site, cut) in parts.items() if cut == "outputs"}
+        fewer = {size for size in keys.values() if size != width}
+        if fewer and self.shared == "group":
+            heads = heads * min(fewer) // width
+        elif fewer:
+            kept = {name: part for name, part in parts.items() if name not in keys or keys[name] == width}
+        return {name: _view(site, cut, heads, where) for name, (site, cut) in kept.items()}
+
+
+@dataclass(frozen=True)
+class PerNeuron:
+    """One unit per neuron of a feed-forward network: its row of the first matrix (or two, where gated), bias, and column of the last.
+
+    Recognised by the names of the parts (torch's Transformer layers, BERT, GPT-2, GPT-NeoX, Llama, Qwen, Mistral, ViT, T5, OPT,
+    DistilBERT); others are named by hand with ``Tied``.
+
+    Raises (when laid out):
+        ValueError: No feed-forward network is recognised.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> layout(nn.TransformerEncoderLayer(8, 2, 16), granularity=PerNeuron()).units
+        16
+    """
+
+    kind: Literal["neuron"] = "neuron"
+
+    def default(self, model: nn.Module) -> Sequence[Pattern] | None:
+        """Everything that belongs to a neuron, its bias too."""
+        return [name for group in self.groups(model, sites(model)) for name in group]
+
+    def groups(self, model: nn.Module, chosen: Sequence[Site]) -> Sequence[Group]:
+        """One for each feed-forward network."""
+        return _found(model, chosen, _NEURONS, self._cut, "feed-forward networks")
+
+    def _cut(self, module: nn.Module, parts: Mapping[str, tuple[Site, Cut]]) -> Group:
+        units = next(_size(site, cut) for site, cut in parts.values())
+        where = f"neurons in {type(module).__name__}"
+        return {name: _view(site, cut, units, where) for name, (site, cut) in parts.items()}
+
+
+@dataclass(frozen=True)
+class Tied:
+    """Units named by hand, for networks whose heads or neurons are not recognised.
+
+    Args:
+        parts: For each group its parameters, with the view and the gates over it; as many gates in every one.
+        kind: What a unit is called.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> hidden = {"0.weight": View((6, 4), (6, 1)), "0.bias": View((6,), (6,)), "2.weight": View((2, 6), (1, 6))}
+        >>> layout(model, granularity=Tied((hidden,), "neuron")).units
+        6
+    """
+
+    parts: tuple[Group, ...]
+    kind: str = "unit"
+
+    def default(self, model: nn.Module) -> Sequence[Pattern] | None:  # noqa: ARG002
+        """What was named."""
+        return [name for group in self.parts for name in group]
+
+    def groups(self, model: nn.Module, chosen: Sequence[Site]) -> Sequence[Group]:  # noqa: ARG002
+        """As they were named; what of them was not chosen is left out."""
+        wanted = {site.name for site in chosen}
+        groups = ({name: view for name, view in group.items() if name in wanted} for group in self.parts)
+        return [group for group in groups if group]
+
+
+def _found(
+    model: nn.Module, chosen: Sequence[Site], recipes: Sequence[Mapping[str, Cut]], cut: Any, what: str
+) -> list[Group]:
+    """The groups of all modules that have the parts of a recipe, from the outside in; each parameter belongs to one."""
+    wanted = {site.name for site in chosen}
+    known = {name: site for site in sites(model) for name in site.names}
+    taken: set[str] = set()
+    groups: list[Group] = []
+    for prefix, module in model.named_modules():
+        for recipe in recipes:
+            parts = dict(_parts(known, prefix, recipe))
+            if parts and not taken.intersection(parts):
+                taken.update(parts)
+                groups.append(cut(module, parts))
+                break
+    if not groups:
+        raise ValueError(
+            f"no {what} are recognised in {type(model).__name__} by the names of its parts; name them with ms.Tied, or choose "
+            "another granularity"
+        )
+    return [kept for group in groups if (kept := {name: view for name, view in group.items() if name in wanted})]
+
+
+def _parts(known: Mapping[str, Site], prefix: str, recipe: Mapping[str, Cut]) -> Iterator[tuple[str, tuple[Site, Cut]]]:
+    """The parameters of a recipe's parts under a prefix; nothing unless every part is there."""
+    found: list[tuple[str, tuple[Site, Cut]]] = []
+    for part, cut in recipe.items():
+        stem = f"{prefix}.{part}" if prefix else part
+        here = [
+            known[name]
+            for name in (f"{stem}.weight", f"{stem}_weight", f"{stem}.bias", f"{stem}_bias")
+            if name in known
+        ]
+        if not here:
+            return
+        # The bias of an output matrix is no head's own.
+        found.extend((site.name, (site, cut)) for site in here if cut != "inputs" or site.parameter.ndim > 1)
+    yield from found
+
+
+def _heads(module: nn.Module) -> int:
+    """How many heads an attention has, from the module, its children or its configuration."""
+    for owner in (module, *module.children(), getattr(module, "config", None)):
+        for attribute in _COUNTS:
+            count = getattr(owner, attribute, None)
+            if isinstance(count, int):
+                return count
+    raise ValueError(f"{type(module).__name__} does not say how many heads it has ({', '.join(_COUNTS)}); use ms.Tied")
+
+
+def _size(site: Site, cut: Cut) -> int:
+    """How long the axis is that is cut."""
+    shape = site.parameter.shape
+    if len(shape) < 2:
+        return shape[0]
+    output, incoming = axes(site)
+    return shape[incoming if cut == "inputs" else output]
+
+
+def _view(site: Site, cut: Cut, units: int, where: str) -> View:
+    """A parameter whose axis is cut into units."""
+    shape = tuple(site.parameter.shape)
+    output, incoming = axes(site) if len(shape) > 1 else (0, 0)
+    axis, whole = (incoming if cut == "inputs" else output), 3 if cut == "thirds" else 1
+    if shape[axis] % (units * whole):
+        raise ValueError(f"{where}: {units} units do not divide {site.name!r} of shape {shape} along axis {axis}")
+    before = (whole,) if whole > 1 else ()
+    split = (*before, units, shape[axis] // (units * whole))
+    gates = (*(1 for _ in before), units, 1)
+    ones = tuple(1 for _ in shape)
+    return View(
+        (*shape[:axis], *split, *shape[axis + 1 :]),
+        (*ones[:axis], *gates, *ones[axis + 1 :]),
+    )
