@@ -11,7 +11,8 @@ from scipy.spatial.distance import jensenshannon
 from torch import nn
 
 from maskscope.analysis.evaluate import evaluate
-from maskscope.analysis.faithfulness import SIZES, Likeness, best, curve, divergence
+from maskscope.analysis.faithfulness import SIZES, Likeness, curve, divergence
+from maskscope.analysis.scores import best
 from maskscope.core.apply import masked
 from maskscope.core.layout import layout
 from maskscope.core.mask import Mask

@@ -13,7 +13,7 @@ Circuit Compositions, Mondorf et al. 2025.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +22,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskscope.analysis.number import Number
+from maskscope.analysis.scores import ranked
 from maskscope.analysis.specialize import LEARNED
 from maskscope.core.batches import Batch
 from maskscope.core.layout import Layout
-from maskscope.core.mask import Mask, Origin
+from maskscope.core.mask import Mask
 from maskscope.core.objectives import Network
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -70,38 +71,6 @@ def _area(points: Sequence[Point], height: Callable[[float], float]) -> float:
     return float(np.trapezoid(heights, [point.share for point in points]))
 
 
-def best(layout: Layout, scores: Float[Tensor, " units"], share: float) -> Mask:
-    """The mask of the units that score highest, over the whole network.
-
-    Args:
-        layout: What the scores are of.
-        scores: Such as logits, or magnitudes.
-        share: Of all units, from 0 to 1; rounded to whole units.
-
-    Raises:
-        ValueError: Not one score for each unit, NaN among them, or no such share.
-
-    Examples:
-        >>> from maskscope.core.layout import layout
-        >>> best(layout(torch.nn.Linear(2, 2)), torch.tensor([0.1, 0.4, 0.3, 0.2]), 0.5).kept.tolist()
-        [False, True, True, False]
-    """
-    return next(_best(layout, scores, [share]))
-
-
-def _best(layout: Layout, scores: Float[Tensor, " units"], shares: Sequence[float]) -> Iterator[Mask]:
-    """``best`` at several sizes, of one sorting."""
-    if scores.shape != (layout.units,) or bool(scores.isnan().any()):
-        raise ValueError(f"expected {layout.units} scores without NaN, got shape {tuple(scores.shape)}")
-    order = torch.argsort(scores, descending=True, stable=True)
-    for share in shares:
-        if not 0 <= share <= 1:
-            raise ValueError(f"share is from 0 to 1, got {share}")
-        kept = torch.zeros(layout.units, dtype=torch.bool)
-        kept[order[: round(share * layout.units)]] = True
-        yield Mask.of(layout, kept, Origin(label=f"best {share:.1%}"))
-
-
 def curve(
     layout: Layout,
     scores: Float[Tensor, " units"],
@@ -128,7 +97,7 @@ def curve(
         ([0.0, 0.0, 1.0, 1.0], 0.625)
     """
     shares = (0.0, *sorted(sizes), 1.0)
-    values = [measure(mask) for mask in _best(layout, scores, shares)]
+    values = [measure(mask) for mask in ranked(layout, scores, shares)]
     nothing, everything = values[0], values[-1]
     learned = everything - nothing >= least
     points = tuple(
