@@ -52,10 +52,10 @@ def test_samples_lie_between_zero_and_one(gate):
 def test_hardening_is_the_limit_of_sampling(gate):
     """What is kept is what a sample keeps more often than not."""
     logits = torch.tensor([-30.0, -1.0, -0.01, 0.01, 1.0, 30.0])
-    samples = torch.stack([gate.sample(gate.prepare(logits), noise(step, 6)) for step in range(20_000)])
+    samples = torch.stack([gate.sample(gate.prepare(logits), noise(step, 6)) for step in range(4_000)])
     often = (samples > 0.5).float().mean(0)
     kept = gate.harden(logits, layout(nn.Linear(3, 2)))
-    decided = (often - 0.5).abs() > 0.01
+    decided = (often - 0.5).abs() > 0.03
     assert torch.equal(kept[decided], often[decided] > 0.5)
     assert decided.sum() >= 4
 

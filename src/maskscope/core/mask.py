@@ -171,6 +171,18 @@ class Mask:
         segment = self.layout.by_name[found]
         return segment.expanded(segment.own(self.kept)).clone()
 
+    def tensors(self) -> dict[str, Bool[Tensor, "..."]]:
+        """Every masked parameter's mask in its shape, for other tools: ``prune.custom_from_mask``, a file of one's own.
+
+        Examples:
+            >>> from torch import nn
+            >>> from maskscope.core.layout import layout
+            >>> {name: tuple(kept.shape) for name, kept in Mask.full(layout(nn.Linear(2, 3))).tensors().items()}
+            {'weight': (3, 2)}
+        """
+        kept = self.kept
+        return {segment.parameter: segment.expanded(segment.own(kept)).clone() for segment in self.layout.segments}
+
     def named(self, label: str) -> Mask:
         """The same mask under another label."""
         return dataclasses.replace(self, origin=dataclasses.replace(self.origin, label=label))

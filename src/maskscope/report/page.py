@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
@@ -45,11 +46,19 @@ def write_page(results: Path, page: Path) -> Path:
     templates = Templates(
         loader=PackageLoader("maskscope.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    found = results / "random-weights.json"
-    weights = json.loads(found.read_text(encoding="utf-8")) if found.exists() else None
-    shown = {"settings": settings, "tables": page_tables, "random_weights": weights}
+    weights = _read(results / "random-weights.json")
+    shown = {
+        "settings": settings,
+        "tables": page_tables,
+        "random_weights": weights,
+        "sizes": _read(results / "sizes.json"),
+    }
     write_text(page, templates.get_template("experiments.md.j2").render(shown))
     return page
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.experiments import Preset, experiments
@@ -265,6 +265,20 @@ def named_rows(rows: Mapping[str, Mapping[str, str]]) -> str:
     """Rows with a name each, all of the same columns, as an example has written them."""
     columns = list(next(iter(rows.values())))
     return markdown(("control", *columns), [[name, *(row[column] for column in columns)] for name, row in rows.items()])
+
+
+_SHOWN = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Shares of weights in the table of scores."""
+
+
+def sized(record: Mapping[str, Any]) -> str:
+    """Areas under curves of several scores, and accuracies at some sizes."""
+    rows: list[list[str]] = []
+    for row in record["rows"]:
+        at = {share: i for i, share in enumerate(row["shares"])}
+        values = [percent(estimate(curve[at[share]] for curve in row["accuracy"])) for share in _SHOWN]
+        rows.append([row["score"], row["CPR"], row["CMD"], *values])
+    return markdown(("score", "CPR", "CMD", *(f"{share:.1%} kept".replace(".0", "") for share in _SHOWN)), rows)
 
 
 def calibrated(setting: Setting) -> str:

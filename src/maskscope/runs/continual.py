@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from maskscope.analysis.compare import remaining
@@ -33,7 +32,7 @@ from maskscope.data.mnist import PermutedMNIST
 from maskscope.models.mlp import MLPSettings
 from maskscope.runs.environment import at_work
 from maskscope.runs.loop import Loop, Note, Report
-from maskscope.runs.store import RunFolder, read_record, write_record
+from maskscope.runs.store import RunFolder, adapter, read_record, write_record
 from maskscope.runs.study import hashed
 
 Protection = Literal["frozen", "none"]
@@ -85,7 +84,7 @@ class Continual:
 
     def to_json(self) -> str:
         """Indented."""
-        return TypeAdapter(Continual).dump_json(self, indent=1).decode()
+        return adapter(Continual).dump_json(self, indent=1).decode()
 
     @property
     def plan(self) -> str:
@@ -287,4 +286,4 @@ def continual_from_json(text: str) -> Continual:
     Raises:
         pydantic.ValidationError: With the path of every wrong field.
     """
-    return TypeAdapter(Continual).validate_json(text)
+    return adapter(Continual).validate_json(text)

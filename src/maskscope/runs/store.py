@@ -7,6 +7,7 @@ import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -48,9 +49,20 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+@lru_cache(maxsize=64)
+def adapter(kind: type[T]) -> TypeAdapter[T]:
+    """How a class goes to JSON and back; made once, for that takes as long as reading a file with it.
+
+    Examples:
+        >>> adapter(int).validate_json("3")
+        3
+    """
+    return TypeAdapter(kind)
+
+
 def write_record(path: Path, record: object) -> None:
     """Write a dataclass as indented JSON."""
-    text = TypeAdapter(type(record)).dump_json(record, indent=1).decode()
+    text = adapter(type(record)).dump_json(record, indent=1).decode()
     write_text(path, text + "\n")
 
 
@@ -61,7 +73,7 @@ def read_record(path: Path, kind: type[T]) -> T:
         Damaged: Not whole, or with other fields; the message names them.
     """
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        return adapter(kind).validate_json(path.read_bytes())
     except ValidationError as error:
         raise Damaged(f"{path} does not hold what it should: {error}") from error
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 from torch import nn
 
 from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid, TopK
@@ -32,6 +32,7 @@ from maskscope.models.planted import PlantedSettings
 from maskscope.models.resnet import PretrainedResNetSettings, ResNetSettings
 from maskscope.models.transformer import TransformerSettings
 from maskscope.models.twin import CopySecondHalf
+from maskscope.runs.store import adapter
 
 FORMAT = 3
 """Raised when the same configuration gives other numbers than before; part of every run's hash."""
@@ -244,7 +245,7 @@ class Experiment:
 
 _LATER: dict[str, dict[str, object]] = {
     "": {"gradients": []},
-    "training": {"optimizer": json.loads(TypeAdapter(Adam).dump_json(Adam())), "warmup": 0, "milestones": []},
+    "training": {"optimizer": json.loads(adapter(Adam).dump_json(Adam())), "warmup": 0, "milestones": []},
     "masking": {"from_control": [], "shuffled_labels": False},
     "network": {"start": "torch"},
 }
@@ -270,7 +271,7 @@ def hashed(values: dict[str, Any]) -> str:
 
 def to_json(experiment: Experiment) -> str:
     """An experiment as indented JSON."""
-    return TypeAdapter(Experiment).dump_json(experiment, indent=1).decode()
+    return adapter(Experiment).dump_json(experiment, indent=1).decode()
 
 
 def from_json(text: str) -> Experiment:
@@ -279,4 +280,4 @@ def from_json(text: str) -> Experiment:
     Raises:
         pydantic.ValidationError: With the path of every wrong field.
     """
-    return TypeAdapter(Experiment).validate_json(text)
+    return adapter(Experiment).validate_json(text)
