@@ -17,12 +17,13 @@ from maskscope.core.learning.learn import LearningInterrupted, NonFiniteLossErro
 from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.schedules import FAST, PUBLISHED, Schedule
 from maskscope.core.mask import Mask
-from maskscope.core.objectives import accuracy, cross_entropy
+from maskscope.core.objectives import Distillation, accuracy, cross_entropy
 from maskscope.progress import progress
 
 __all__ = [
     "FAST",
     "PUBLISHED",
+    "Distillation",
     "GumbelSigmoid",
     "HardConcrete",
     "LearningInterrupted",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
@@ -95,3 +96,37 @@ def accuracy(model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]])
     inputs, targets = _pair(batch)
     right = (model(inputs).argmax(-1) == targets) | (targets == IGNORED)
     return right.flatten(1).all(1).float() if right.ndim > 1 else right.float()
+
+
+def first_of(network: Network, batch: Any) -> Tensor:
+    """What a network says of the first part of a batch, such as the inputs of ``(inputs, targets)``."""
+    return network(batch[0])
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Mean Kullback-Leibler divergence, in nats, of what the masked network says from what the network itself says.
+
+    No labels are needed: the subtask is whatever the network does on these inputs, its mistakes too. Source: the objective of
+    Conmy et al. 2023 and Bhaskar et al. 2024, on masks of weights.
+
+    Examples:
+        >>> import torch
+        >>> model, batch = (lambda x: x), (torch.tensor([[1.0, 2.0], [0.0, 0.0]]), None)
+        >>> float(Distillation(model)(model, batch))
+        0.0
+        >>> round(float(Distillation(model)(lambda x: 0 * x, batch)), 4)  # uniform, from (.27, .73) and uniform
+        0.0555
+    """
+
+    reference: Network
+    """The network itself; it is seen without a mask, and gets no gradient."""
+    outputs: Callable[[Network, Any], Tensor] = first_of
+    """What to compare: unnormalised logarithms of probabilities, (..., classes), from a network and a batch."""
+
+    def __call__(self, model: Network, batch: Any) -> Float[Tensor, ""]:
+        """The mean over everything but the classes."""
+        with torch.no_grad():
+            meant = functional.log_softmax(self.outputs(self.reference, batch).flatten(0, -2), -1)
+        said = functional.log_softmax(self.outputs(model, batch).flatten(0, -2), -1)
+        return functional.kl_div(said, meant, reduction="batchmean", log_target=True)

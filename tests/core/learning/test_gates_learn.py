@@ -14,7 +14,7 @@ from maskscope.core.layout import layout
 from maskscope.core.learning.learn import learn_mask, learning
 from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.schedules import Schedule
-from maskscope.core.objectives import accuracy, cross_entropy
+from maskscope.core.objectives import Distillation, accuracy, cross_entropy
 from maskscope.core.seeded import seeded
 from maskscope.models.mlp import MLP
 
@@ -119,3 +119,16 @@ def test_sharpening_by_growing_logits_is_sharpening(model, batch):
         adam.step()
     ours, theirs = stored / final, torch.cat([logit.detach().flatten() for logit in logits.values()])
     assert torch.corrcoef(torch.stack([ours, theirs]))[0, 1] > 0.99
+
+
+def test_a_mask_without_labels_says_what_the_network_says(model, batch):
+    """Distillation: the network's own mistakes included."""
+    inputs, _ = batch
+    model.zero_grad()
+    objective = Distillation(model)
+    learned = learn_mask(model, [(inputs,)], objective, penalty=1e-3, schedule=SCHEDULE)
+    assert learned.mask.density < 0.6
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with torch.no_grad():
+        same = masked(model, learned.mask)(inputs).argmax(-1) == model(inputs).argmax(-1)
+    assert same.float().mean() > 0.9
