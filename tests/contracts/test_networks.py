@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from maskscope.core.apply import applied, bake, masked
+from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid, TopK
 from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
 from maskscope.core.layout import layout
 from maskscope.core.learning.learn import learn_mask, learning
@@ -190,3 +191,22 @@ def test_generation_under_a_mask_is_that_of_the_pruned_copy():
         found = under.generate(prompt, max_new_tokens=4, do_sample=False)
     assert torch.equal(found, bake(model, mask).generate(prompt, max_new_tokens=4, do_sample=False))
     assert torch.equal(model.generate(prompt, max_new_tokens=4, do_sample=False), plain)
+
+
+@EVERY
+@pytest.mark.parametrize("gate", [GumbelSigmoid(), HardConcrete(), Sigmoid(), TopK(0.4)], ids=lambda gate: gate.kind)
+@pytest.mark.parametrize("grain", [PerWeight(), PerOutput()], ids=lambda grain: grain.kind)
+@pytest.mark.filterwarnings("ignore:.*is not settled.*", "ignore:.*is empty.*")
+def test_every_gate_learns_saves_and_loads_on_every_network(kind, gate, grain, tmp_path):
+    model, batch = kind.model(), kind.batch()
+    over, before = grained(model, grain), traces(model)
+    schedule = Schedule(steps=3, samples=2)
+    learned = learn_mask(model, [batch], objective(kind), layout=over, gate=gate, schedule=schedule)
+    assert_untouched(model, before)
+    assert learned.logits.isfinite().all()
+    learned.mask.save(tmp_path / "a.safetensors")
+    loaded = Mask.load(tmp_path / "a.safetensors", model)
+    assert loaded == learned.mask
+    assert repr(gate) == loaded.origin.gate
+    under = outputs(kind, masked(model.eval(), loaded), batch)
+    torch.testing.assert_close(under, outputs(kind, bake(model, loaded).eval(), batch))

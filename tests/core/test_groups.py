@@ -201,6 +201,11 @@ def test_what_belongs_to_no_head_is_said():
     assert "bert.encoder.layer.0.attention.self.query.bias" not in over.names
 
 
+def test_nobody_is_told_of_patterns_that_nobody_named():
+    over = layout(zoo.bert(), granularity=PerHead())
+    assert {item.reason for item in over.left_out} == {"belongs to no head"}
+
+
 def test_networks_without_heads_are_refused():
     with pytest.raises(ValueError, match=r"no attention heads are recognised in Sequential.*ms\.Tied"):
         layout(nn.Sequential(nn.Linear(2, 2)), granularity=PerHead())

@@ -319,13 +319,11 @@ def layout(
         tied = [Segment(name, shapes[name], view.shape, view.gates, offset, grain.kind) for name, view in group.items()]
         segments += tied
         offset += tied[0].units
-    grouped = {segment.parameter for segment in segments}
-    others = [
-        LeftOut(name, math.prod(shape), f"belongs to no {grain.kind}")
-        for name, shape in shapes.items()
-        if name not in grouped
-    ]
-    return Layout(tuple(segments), (*chosen.left_out, *others))
+    grouped, why = {segment.parameter for segment in segments}, f"belongs to no {grain.kind}"
+    others = [LeftOut(name, math.prod(shape), why) for name, shape in shapes.items() if name not in grouped]
+    unasked = isinstance(grain, Grouping) and select is None  # nobody named patterns, so none is to be spoken of
+    left_out = [LeftOut(item.name, item.weights, why) if unasked else item for item in chosen.left_out]
+    return Layout(tuple(segments), (*left_out, *others))
 
 
 def gated(
