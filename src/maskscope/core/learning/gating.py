@@ -242,7 +242,7 @@ class Gating:
         blocks, logits = self.logits.blocks, self.logits
         if gradient is None:
             total, values = (blocks.own(rows, span).view(weight.shape) for rows in (logits.gradient, logits.rows))
-            sink = IntoLogits(total, weight, values, float(self.penalty), native)
+            sink = IntoLogits(total, weight, values, self.penalty, native)
         else:
             sink = IntoWeight(blocks.own(gradient, span, start).view(weight.shape))
         bits = list(planes[:, blocks.row(span) - start :])

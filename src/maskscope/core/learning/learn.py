@@ -15,6 +15,7 @@ from maskscope.core.gates import Gate, GumbelSigmoid
 from maskscope.core.interrupts import deferred
 from maskscope.core.layout import Layout
 from maskscope.core.layout import layout as lay_out
+from maskscope.core.learning.gating import Gating
 from maskscope.core.learning.kernels import Kernel, Mode
 from maskscope.core.learning.learned import (
     Learned,
@@ -30,6 +31,7 @@ from maskscope.core.learning.learned import (
 from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.replay import Replayed
 from maskscope.core.learning.schedules import FAST, Schedule
+from maskscope.core.learning.sizing import Sizing
 from maskscope.core.learning.step import Step
 from maskscope.core.modes import evaluating
 from maskscope.core.noise import draw
@@ -78,6 +80,7 @@ def learning(
     gate: Gate | None = None,
     schedule: Schedule = FAST,
     penalty: float = PENALTY,
+    density: float | None = None,
     seed: int = 0,
     resume: Logits | None = None,
     split: Split | None = None,
@@ -105,6 +108,8 @@ def learning(
         gate: Default: ``GumbelSigmoid()``.
         schedule: Steps, learning rate, samples.
         penalty: Added to the mean loss per unit of summed logit.
+        density: Share of all units to keep, exactly: the penalty is turned until the expected size is about that, and in the end
+            the logits are moved by one number, so that so many lie above the threshold. None: as many as the penalty leaves.
         seed: Of the mask's noise.
         resume: Logits of an earlier, interrupted call with the same settings.
         split: How to cut a batch whose first dimension is not the batch.
@@ -132,13 +137,14 @@ def learning(
     _check_settings(layout, schedule, penalty, resume)
     weights = _checked_weights(model, layout)
     logits = resume or Logits(layout, schedule, weights[layout.names[0]].device, low_memory=low_memory)
-    _check_resume(logits, layout, schedule, repr((seed, penalty, gate)))
+    _check_resume(logits, layout, schedule, repr((seed, penalty, gate, *([] if density is None else [density]))))
+    if density is not None:
+        logits.sizing = _sizing(logits, density, penalty, gate)
     weigh = objective.weigh if isinstance(objective, Weighed) else None
     start, looks = logits.step, 1 if logits.device.type == "cpu" else _CHECK_EVERY
-    if gate.ranking is not None and not start:
-        logits.spread(seed)
     fused = Kernel(gate, kernel, float(schedule.steps * layout.units * schedule.samples))
     if gate.ranking is not None and not start:
+        logits.spread(seed)
         logits.rank(gate.ranking, fused)
     step_over = Step(model, objective, weights=weights, logits=logits, kernel=fused, penalty=penalty, autocast=autocast)
     good = torch.zeros((), dtype=torch.int64, device=logits.device)
@@ -153,6 +159,7 @@ def learning(
         good.add_(fine)
         return loss
 
+    step_over.gating.penalty.fill_(_turned(penalty, logits))
     if cuda_graph and logits.device.type == "cuda":
         work = Replayed(work, logits.device)
     for step, batch in zip(range(start, schedule.steps), stream(batches, start), strict=False):
@@ -168,11 +175,7 @@ def learning(
         if ((step + 1) % looks == 0 or step + 1 == settling.end) and not bool(fine):
             logits.step = start + int(good)
             raise NonFiniteLossError(State(logits.step, schedule.steps, loss, logits, gate))
-        if settling.due(step + 1):
-            between = sum(map(undecided, probabilities(logits, gate)))
-            settling.look(
-                step + 1, gate.harden(logits.peek(), layout), between / layout.units, may_end=gate.sharpening == 1.0
-            )
+        _look(logits, gate, step_over.gating, penalty)
         yield State(step + 1, settling.end, loss, logits, gate)
 
 
@@ -185,6 +188,7 @@ def learn_mask(
     gate: Gate | None = None,
     schedule: Schedule = FAST,
     penalty: float = PENALTY,
+    density: float | None = None,
     seed: int = 0,
     subtask: str = "",
     resume: Logits | None = None,
@@ -205,6 +209,8 @@ def learn_mask(
         gate: Default: ``GumbelSigmoid()``.
         schedule: Steps, learning rate, samples.
         penalty: Added to the mean loss per unit of summed logit. Larger: smaller masks.
+        density: Share of all units to keep, exactly: the penalty is turned until the expected size is about that, and in the end
+            the logits are moved by one number, so that so many lie above the threshold. None: as many as the penalty leaves.
         seed: Of the mask's noise.
         subtask: Its name, kept with the mask.
         resume: Logits of an earlier, interrupted call with the same settings.
@@ -243,6 +249,7 @@ def learn_mask(
         gate=gate,
         schedule=schedule,
         penalty=penalty,
+        density=density,
         seed=seed,
         resume=resume,
         split=split,
@@ -263,9 +270,50 @@ def learn_mask(
     if logits is None:
         raise ValueError("watch ended before the first step; it must yield the states it is given")
     origin = origin_of(
-        gate=gate, steps=logits.step, penalty=penalty, seed=seed, subtask=subtask, model=fingerprint(model)
+        gate=gate,
+        steps=logits.step,
+        penalty=_turned(penalty, logits),
+        seed=seed,
+        subtask=subtask,
+        model=fingerprint(model),
     )
     return finish(logits, gate, origin, curve)
+
+
+def _sizing(logits: Logits, density: float, penalty: float, gate: Gate) -> Sizing:
+    """Of these logits: what they were begun with, or a new one.
+
+    Raises:
+        ValueError: Nothing can be turned.
+    """
+    if gate.ranking is not None or not penalty > 0:
+        raise ValueError(
+            f"density={density} turns the penalty: it needs one above 0 to begin with and a gate without a size of its own, got "
+            f"penalty={penalty}, {gate}"
+        )
+    return logits.sizing or Sizing(density, logits.schedule)
+
+
+def _turned(penalty: float, logits: Logits) -> float:
+    """The penalty of the next step."""
+    return penalty if logits.sizing is None else penalty * logits.sizing.factor
+
+
+def _look(logits: Logits, gate: Gate, gating: Gating, penalty: float) -> None:
+    """After a step, when due: has the mask settled, has it the size that was asked for? In the end it gets that size."""
+    settling, sizing, units = logits.settling, logits.sizing, logits.layout.units
+    if settling.due(logits.step):
+        between = sum(map(undecided, probabilities(logits, gate)))
+        may_end = gate.sharpening == 1.0 and (sizing is None or sizing.arrived)
+        settling.look(logits.step, gate.harden(logits.peek(), logits.layout), between / units, may_end=may_end)
+    if sizing is None:
+        return
+    if sizing.due(logits.step):
+        expected = sum(float(part.sum(dtype=torch.float64)) for part in probabilities(logits, gate))
+        sizing.look(logits.step, expected / units)
+        gating.penalty.fill_(_turned(penalty, logits))
+    if logits.step == settling.end:
+        logits.cut(sizing.density, gate.threshold)
 
 
 def _check_settings(layout: object, schedule: object, penalty: float, resume: object) -> None:

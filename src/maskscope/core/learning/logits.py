@@ -14,7 +14,11 @@ from maskscope.core.learning.blocks import LARGE, Blocks, Rows
 from maskscope.core.learning.kernels import Kernel, Moments
 from maskscope.core.learning.schedules import Schedule
 from maskscope.core.learning.settling import Settling
+from maskscope.core.learning.sizing import Sizing
 from maskscope.core.noise import draw, uniform
+
+_ABOVE = 1e-6
+"""How far from the threshold equal logits are put, of which only some are kept."""
 
 
 class Logits:
@@ -52,6 +56,8 @@ class Logits:
         self.prepared: Rows | None = None
         """What the gate's samples need of the logits; kept up to date by ``descend``."""
         self.settling = Settling(schedule)
+        self.sizing: Sizing | None = None
+        """Where a size was asked for."""
         self._rates: Float32[Tensor, " 6"] = torch.zeros(6, dtype=torch.float32, device=self.device)
         self._moments = Moments(self.blocks.full(0.0), self.blocks.full(0.0))
 
@@ -79,6 +85,18 @@ class Logits:
                     own.sub_(best_left_out)
         if self.prepared is not None:
             kernel.prepare(self.prepared, self.rows)
+
+    def cut(self, density: float, threshold: float) -> None:
+        """In the end: move all logits by one number, so that so many lie above the threshold; of equal ones the first do."""
+        values = self.values
+        order = torch.argsort(values, descending=True, stable=True)
+        count = max(1, round(density * len(values)))
+        if count < len(values):
+            values += threshold - values[order[count]]
+        kept = torch.zeros_like(values, dtype=torch.bool)
+        kept[order[:count]] = True
+        values = torch.where(kept, values.clamp(min=threshold + _ABOVE), values.clamp(max=threshold - _ABOVE))
+        self.blocks.spread(values, self.rows)
 
     @property
     def values(self) -> Float32[Tensor, " units"]:
@@ -139,6 +157,7 @@ class Logits:
             "adam_mean": self.blocks.gather(self._moments.mean),
             "adam_square": self.blocks.gather(self._moments.square),
             **self.settling.state(),
+            **({} if self.sizing is None else self.sizing.state()),
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -154,6 +173,7 @@ class Logits:
             )
         self.step = int(state["step"])
         self.settling.restore(state)
+        self.sizing = Sizing.restored(state, self.schedule)
         for name, rows in (
             ("logits", self.rows),
             ("adam_mean", self._moments.mean),

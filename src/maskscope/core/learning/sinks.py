@@ -52,8 +52,10 @@ class IntoWeight:
 class IntoLogits:
     """Collects d(loss)/d(logit) by the expected slope, over what the penalty gives. No gradient of a weight is written."""
 
-    def __init__(self, total: Tensor, weight: Tensor, logits: Tensor, penalty: float, native: Library) -> None:
-        """All in the weight's shape."""
+    def __init__(
+        self, total: Tensor, weight: Tensor, logits: Tensor, penalty: Float32[Tensor, ""], native: Library
+    ) -> None:
+        """All in the weight's shape; the penalty may change between steps."""
         self.total = total
         self.weight = weight
         self.logits = logits
@@ -85,12 +87,12 @@ class IntoLogits:
         """The penalty's alone, if nothing came."""
         self._flush()
         if not self._begun:
-            self.total.fill_(self.penalty)
+            self.total.fill_(float(self.penalty))
             self._begun = True
 
     def _flush(self) -> None:
         if self._waiting:
-            base = None if self._begun else self.penalty
+            base = None if self._begun else float(self.penalty)
             self.native.collect_products(self.total, self.weight, self.logits, self._waiting, base)
             self._waiting.clear()
             self._begun = True
