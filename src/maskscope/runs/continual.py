@@ -32,7 +32,7 @@ from maskscope.data.mnist import PermutedMNIST
 from maskscope.models.mlp import MLPSettings
 from maskscope.runs.environment import at_work
 from maskscope.runs.loop import Loop, Note, Report
-from maskscope.runs.store import RunFolder, adapter, read_record, write_record
+from maskscope.runs.store import RunFolder, dumped, parsed, read_record, write_record
 from maskscope.runs.study import hashed
 
 Protection = Literal["frozen", "none"]
@@ -84,7 +84,7 @@ class Continual:
 
     def to_json(self) -> str:
         """Indented."""
-        return adapter(Continual).dump_json(self, indent=1).decode()
+        return dumped(self)
 
     @property
     def plan(self) -> str:
@@ -286,4 +286,4 @@ def continual_from_json(text: str) -> Continual:
     Raises:
         pydantic.ValidationError: With the path of every wrong field.
     """
-    return adapter(Continual).validate_json(text)
+    return parsed(text, Continual)

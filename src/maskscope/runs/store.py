@@ -50,20 +50,39 @@ def write_text(path: Path, text: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def adapter(kind: type[T]) -> TypeAdapter[T]:
-    """How a class goes to JSON and back; made once, for that takes as long as reading a file with it.
+def _adapter(kind: type) -> Any:
+    """Made once for each class: that takes as long as reading a file with it."""
+    return TypeAdapter(kind)
+
+
+def dumped(record: object) -> str:
+    """A dataclass as indented JSON.
 
     Examples:
-        >>> adapter(int).validate_json("3")
-        3
+        >>> print(dumped(RunFolder(Path("a"))))
+        {
+         "path": "a"
+        }
     """
-    return TypeAdapter(kind)
+    return _adapter(type(record)).dump_json(record, indent=1).decode()
+
+
+def parsed(text: str | bytes, kind: type[T]) -> T:
+    """A dataclass back from JSON, checked field by field.
+
+    Raises:
+        pydantic.ValidationError: With the path of every wrong field.
+
+    Examples:
+        >>> parsed('{"path": "a"}', RunFolder).path.name
+        'a'
+    """
+    return _adapter(kind).validate_json(text)
 
 
 def write_record(path: Path, record: object) -> None:
     """Write a dataclass as indented JSON."""
-    text = adapter(type(record)).dump_json(record, indent=1).decode()
-    write_text(path, text + "\n")
+    write_text(path, dumped(record) + "\n")
 
 
 def read_record(path: Path, kind: type[T]) -> T:
@@ -73,7 +92,7 @@ def read_record(path: Path, kind: type[T]) -> T:
         Damaged: Not whole, or with other fields; the message names them.
     """
     try:
-        return adapter(kind).validate_json(path.read_bytes())
+        return parsed(path.read_bytes(), kind)
     except ValidationError as error:
         raise Damaged(f"{path} does not hold what it should: {error}") from error
 

@@ -32,7 +32,7 @@ from maskscope.models.planted import PlantedSettings
 from maskscope.models.resnet import PretrainedResNetSettings, ResNetSettings
 from maskscope.models.transformer import TransformerSettings
 from maskscope.models.twin import CopySecondHalf
-from maskscope.runs.store import adapter
+from maskscope.runs.store import dumped, parsed
 
 FORMAT = 3
 """Raised when the same configuration gives other numbers than before; part of every run's hash."""
@@ -245,7 +245,7 @@ class Experiment:
 
 _LATER: dict[str, dict[str, object]] = {
     "": {"gradients": []},
-    "training": {"optimizer": json.loads(adapter(Adam).dump_json(Adam())), "warmup": 0, "milestones": []},
+    "training": {"optimizer": json.loads(dumped(Adam())), "warmup": 0, "milestones": []},
     "masking": {"from_control": [], "shuffled_labels": False},
     "network": {"start": "torch"},
 }
@@ -271,7 +271,7 @@ def hashed(values: dict[str, Any]) -> str:
 
 def to_json(experiment: Experiment) -> str:
     """An experiment as indented JSON."""
-    return adapter(Experiment).dump_json(experiment, indent=1).decode()
+    return dumped(experiment)
 
 
 def from_json(text: str) -> Experiment:
@@ -280,4 +280,4 @@ def from_json(text: str) -> Experiment:
     Raises:
         pydantic.ValidationError: With the path of every wrong field.
     """
-    return adapter(Experiment).validate_json(text)
+    return parsed(text, Experiment)

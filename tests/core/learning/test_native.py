@@ -192,7 +192,7 @@ def gated(library, weight, sink=None):
 def test_a_gradient_is_the_sum_of_all_that_came_and_the_least_if_nothing_did(library):
     weight, logits, total = numbers(6, 5), numbers(6, 5, seed=1), torch.full((6, 5), 9.0)
     into_weight = IntoWeight(torch.full_like(weight, 9.0))
-    into_logits = IntoLogits(total, weight, logits, 0.25, library)
+    into_logits = IntoLogits(total, weight, logits, torch.tensor(0.25), library)
     dy, x = numbers(900, 6), numbers(900, 5)
     for sink in (into_weight, into_logits):
         matrix, planes = gated(library, weight, sink)
