@@ -17,7 +17,7 @@ $(READY): requirements.txt pyproject.toml
 demo: $(READY)
 	$(BIN)/maskscope run double-addition --preset quick --jobs 2 --out runs
 
-# About 4 minutes on 2 cores.
+# About 7 minutes on 2 cores.
 test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -206,7 +206,7 @@ def _said(said: Verdict, run: Run) -> list[Text | Table]:
     tables = [turned(table_one(run))] if lost is None else [short(lost, 6, len(lost.rows))]
     special = table_specialization(run)
     tables += [] if special is None else [short(special, 3, len(special.rows))]
-    tables += [short(overlap, 5, 3)] if overlap is not None and said.reuse is not None else []
+    tables += [short(overlap, 5, 3)] if overlap is not None else []
     return [
         Text.assemble((f"{said.finding.upper()}  ", "cyan"), (f"{said.headline}.", "bold")),
         Text(f"{said.overlap} {said.ablations}"),
