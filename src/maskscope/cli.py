@@ -134,7 +134,7 @@ def _device(name: str) -> torch.device:
     try:
         found = torch.device(name)
         torch.empty(1, device=found).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises any, by what is missing
         why = str(error).splitlines()[0]
         raise Failure(f"cannot compute on device {name!r} ({why}); use cpu, or cuda where torch sees a GPU") from None
     return found

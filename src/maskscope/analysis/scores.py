@@ -136,19 +136,21 @@ def fisher(model: nn.Module, batches: Iterable[Batch], objective: Objective, ove
         >>> fisher(model, [torch.ones(1, 2), -torch.ones(1, 2)], loss, layout(model))
         tensor([4., 9.])
     """
-    total, examples = torch.zeros(over.units), 0
-    for slope, count in _slopes(model, batches, objective, over, [1.0]):
-        total += slope.square() * count
-        examples += count
-    return total / examples
+    return _mean(model, batches, objective, over, [1.0], power=2)
 
 
 def _mean(
-    model: nn.Module, batches: Iterable[Batch], objective: Objective, over: Layout, openings: Sequence[float]
+    model: nn.Module,
+    batches: Iterable[Batch],
+    objective: Objective,
+    over: Layout,
+    openings: Sequence[float],
+    power: int = 1,
 ) -> Float[Tensor, " units"]:
+    """The mean over examples of what their batch's d(loss)/d(gate) is, or of its square."""
     total, examples = torch.zeros(over.units), 0
     for slope, count in _slopes(model, batches, objective, over, openings):
-        total += slope * count
+        total += slope**power * count
         examples += count
     return total / examples
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
 from maskscope.core.granularity import View, axes
-from maskscope.core.select import Pattern, Site, sites
+from maskscope.core.select import Site, sites
 
 Group = Mapping[str, View]
 """Parameters by name, each cut into the same number of units; unit i switches slice i of every one of them."""
@@ -24,17 +24,18 @@ class Grouping(Protocol):
         """What a unit is called."""
         ...
 
-    def default(self, model: nn.Module) -> Sequence[Pattern] | None:
-        """What is selected if nobody says; None: as for single weights."""
-        ...
-
-    def groups(self, model: nn.Module, chosen: Sequence[Site]) -> Sequence[Group]:
-        """Groups of parameters; what of them was not chosen is left out."""
+    def groups(self, model: nn.Module) -> Sequence[Group]:
+        """All groups of parameters; a layout leaves out what was not selected."""
         ...
 
 
 Cut = Literal["outputs", "inputs", "thirds"]
 """Which axis of a matrix is cut into units; thirds: an output axis that holds queries, keys and values one after another."""
+
+Parts = Mapping[str, tuple[Site, Cut]]
+"""Parameters by name, and how each is cut."""
+
+Cutting = Callable[[nn.Module, Parts], Group]
 
 _HEADS: tuple[Mapping[str, Cut], ...] = (
     {"q_proj": "outputs", "k_proj": "outputs", "v_proj": "outputs", "in_proj": "thirds", "out_proj": "inputs"},
@@ -90,15 +91,11 @@ class PerHead:
     shared: Literal["query", "group"] = "query"
     kind: Literal["head"] = "head"
 
-    def default(self, model: nn.Module) -> Sequence[Pattern] | None:
-        """Everything that belongs to a head, biases too."""
-        return [name for group in self.groups(model, sites(model)) for name in group]
+    def groups(self, model: nn.Module) -> Sequence[Group]:
+        """One for each attention, with the biases of its heads."""
+        return _found(model, _HEADS, self._cut, "attention heads")
 
-    def groups(self, model: nn.Module, chosen: Sequence[Site]) -> Sequence[Group]:
-        """One for each attention."""
-        return _found(model, chosen, _HEADS, self._cut, "attention heads")
-
-    def _cut(self, module: nn.Module, parts: Mapping[str, tuple[Site, Cut]]) -> Group:
+    def _cut(self, module: nn.Module, parts: Parts) -> Group:
         heads, where = _heads(module), f"attention in {type(module).__name__}"
         width = next(_size(site, cut) for site, cut in parts.values())  # of the queries
         kept = dict(parts)
@@ -129,15 +126,11 @@ class PerNeuron:
 
     kind: Literal["neuron"] = "neuron"
 
-    def default(self, model: nn.Module) -> Sequence[Pattern] | None:
-        """Everything that belongs to a neuron, its bias too."""
-        return [name for group in self.groups(model, sites(model)) for name in group]
+    def groups(self, model: nn.Module) -> Sequence[Group]:
+        """One for each feed-forward network, with the biases of its neurons."""
+        return _found(model, _NEURONS, self._cut, "feed-forward networks")
 
-    def groups(self, model: nn.Module, chosen: Sequence[Site]) -> Sequence[Group]:
-        """One for each feed-forward network."""
-        return _found(model, chosen, _NEURONS, self._cut, "feed-forward networks")
-
-    def _cut(self, module: nn.Module, parts: Mapping[str, tuple[Site, Cut]]) -> Group:
+    def _cut(self, module: nn.Module, parts: Parts) -> Group:
         units = next(_size(site, cut) for site, cut in parts.values())
         where = f"neurons in {type(module).__name__}"
         return {name: _view(site, cut, units, where) for name, (site, cut) in parts.items()}
@@ -162,22 +155,13 @@ class Tied:
     parts: tuple[Group, ...]
     kind: str = "unit"
 
-    def default(self, model: nn.Module) -> Sequence[Pattern] | None:  # noqa: ARG002
-        """What was named."""
-        return [name for group in self.parts for name in group]
-
-    def groups(self, model: nn.Module, chosen: Sequence[Site]) -> Sequence[Group]:  # noqa: ARG002
-        """As they were named; what of them was not chosen is left out."""
-        wanted = {site.name for site in chosen}
-        groups = ({name: view for name, view in group.items() if name in wanted} for group in self.parts)
-        return [group for group in groups if group]
+    def groups(self, model: nn.Module) -> Sequence[Group]:  # noqa: ARG002
+        """As they were named."""
+        return self.parts
 
 
-def _found(
-    model: nn.Module, chosen: Sequence[Site], recipes: Sequence[Mapping[str, Cut]], cut: Any, what: str
-) -> list[Group]:
+def _found(model: nn.Module, recipes: Sequence[Mapping[str, Cut]], cut: Cutting, what: str) -> list[Group]:
     """The groups of all modules that have the parts of a recipe, from the outside in; each parameter belongs to one."""
-    wanted = {site.name for site in chosen}
     known = {name: site for site in sites(model) for name in site.names}
     taken: set[str] = set()
     groups: list[Group] = []
@@ -193,7 +177,7 @@ def _found(
             f"no {what} are recognised in {type(model).__name__} by the names of its parts; name them with ms.Tied, or choose "
             "another granularity"
         )
-    return [kept for group in groups if (kept := {name: view for name, view in group.items() if name in wanted})]
+    return groups
 
 
 def _parts(known: Mapping[str, Site], prefix: str, recipe: Mapping[str, Cut]) -> Iterator[tuple[str, tuple[Site, Cut]]]:

@@ -307,8 +307,8 @@ def layout(
     if isinstance(grain, type) or not isinstance(grain, Granularity | Grouping):
         raise TypeError(f"granularity takes an object such as ms.PerOutput(), got {grain!r}")
     if isinstance(grain, Grouping):
-        chosen = selection.select(model, grain.default(model) if select is None else select)
-        groups = grain.groups(model, chosen.chosen)
+        groups = grain.groups(model)
+        chosen = selection.select(model, [name for group in groups for name in group] if select is None else select)
     else:
         chosen = selection.select(model, select)
         groups = [{site.name: grain.view(site)} for site in chosen.chosen]
@@ -316,9 +316,13 @@ def layout(
     segments: list[Segment] = []
     offset = 0
     for group in groups:
-        tied = [Segment(name, shapes[name], view.shape, view.gates, offset, grain.kind) for name, view in group.items()]
+        tied = [
+            Segment(name, shapes[name], view.shape, view.gates, offset, grain.kind)
+            for name, view in group.items()
+            if name in shapes
+        ]
         segments += tied
-        offset += tied[0].units
+        offset += tied[0].units if tied else 0
     grouped, why = {segment.parameter for segment in segments}, f"belongs to no {grain.kind}"
     others = [LeftOut(name, math.prod(shape), why) for name, shape in shapes.items() if name not in grouped]
     unasked = isinstance(grain, Grouping) and select is None  # nobody named patterns, so none is to be spoken of

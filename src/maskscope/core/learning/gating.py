@@ -78,8 +78,10 @@ class Gating:
     """The masked weights of a network, with buffers that last from step to step.
 
     A step is given the streams of its samples and begun; each sample is shown, and what backward leaves is kept; then the
-    step is finished. Only ``draw`` brings numbers from Python: what follows can be captured and replayed. With g the gradient of a gated weight under a sample, a logit gets the sum of g * weight over its unit's
-    weights, times the gate's slope: the one expected of the sample's gate, or the sample's own (``schedule.slope``).
+    step is finished. Only ``draw`` brings numbers from Python: what follows can be captured and replayed.
+
+    With g the gradient of a gated weight under a sample, a logit gets the sum of g * weight over its unit's weights, times the
+    gate's slope: the one expected of the sample's gate, or the sample's own (``schedule.slope``).
 
     Args:
         weights: All of the network's parameters, detached.
