@@ -23,7 +23,7 @@ from maskscope.analysis.intervals import nested
 from maskscope.core.seeded import derive, seeded
 from maskscope.data.double_addition import DoubleAddition
 from maskscope.models.mlp import MLPSettings
-from maskscope.runs.study import Training
+from maskscope.runs.experiment import Training
 from maskscope.runs.train import Trainee, training
 
 SUBTASK, BATCH = "pair 1", 128

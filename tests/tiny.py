@@ -20,7 +20,7 @@ from maskscope.models.resnet import PretrainedResNetSettings
 from maskscope.models.transformer import TransformerSettings
 from maskscope.models.twin import CopySecondHalf
 from maskscope.runs.continual import Continual
-from maskscope.runs.study import SGD, Adam, Experiment, Masking, Training
+from maskscope.runs.experiment import SGD, Adam, Experiment, Masking, Training
 
 _MASKING = Masking(schedule=Schedule(steps=40, samples=2, settled=None), penalty=1e-5, batch=32)
 

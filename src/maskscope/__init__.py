@@ -11,7 +11,7 @@ from maskscope.analysis.modularity import reuse_of
 from maskscope.core.apply import applied, bake, masked
 from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid, TopK
 from maskscope.core.granularity import PerBlock, PerInput, PerOutput, PerTensor, PerWeight, View
-from maskscope.core.groups import PerHead, PerNeuron, Tied
+from maskscope.core.groups import PerHead, PerLayer, PerNeuron, Tied
 from maskscope.core.layout import layout
 from maskscope.core.learning.learn import LearningInterrupted, NonFiniteLossError, learn_mask, learning
 from maskscope.core.learning.logits import Logits
@@ -19,6 +19,7 @@ from maskscope.core.learning.schedules import FAST, PUBLISHED, Schedule
 from maskscope.core.mask import Mask
 from maskscope.core.objectives import Distillation, accuracy, cross_entropy
 from maskscope.progress import progress
+from maskscope.study import Study, Subtask
 
 __all__ = [
     "FAST",
@@ -33,12 +34,15 @@ __all__ = [
     "PerBlock",
     "PerHead",
     "PerInput",
+    "PerLayer",
     "PerNeuron",
     "PerOutput",
     "PerTensor",
     "PerWeight",
     "Schedule",
     "Sigmoid",
+    "Study",
+    "Subtask",
     "Tied",
     "TopK",
     "View",

@@ -1,4 +1,4 @@
-"""The command line: ``maskscope list | run | report | collect | compare | inspect | --version``."""
+"""The command line: ``maskscope list | run | study | report | collect | compare | inspect | --version``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -20,15 +21,18 @@ from maskscope.analysis.compare import overlap, per_layer, per_tensor
 from maskscope.core.learning.learn import NonFiniteLossError
 from maskscope.core.mask import Mask
 from maskscope.core.select import nearest
-from maskscope.experiments import EXPERIMENTS, SUMMARIES, Preset, Study, experiments
+from maskscope.experiments import EXPERIMENTS, SUMMARIES, Entry, Preset, experiments
 from maskscope.locate import SETTING
 from maskscope.report.collect import collect
 from maskscope.report.continual import print_continual
 from maskscope.report.html import write_report
 from maskscope.report.load import ContinualRun, Found, Run, find
 from maskscope.report.tables import print_runs
+from maskscope.runs.experiment import Experiment
 from maskscope.runs.jobs import Job, JobFailed, run_jobs
+from maskscope.runs.plan import cost
 from maskscope.runs.store import InUse, folder_of, segment
+from maskscope.runs.study_file import StudyFileError, read_once
 from maskscope.runs.train import DivergedError
 
 app = tyro.extras.SubcommandApp()
@@ -101,30 +105,121 @@ def run(
     """
     chosen = _chosen(name, preset, only)
     root = out / segment(name) / preset
-    if not seeds:
-        raise Failure("no seeds given; for example --seeds 0 1 2")
-    if jobs < 1 or threads < 0 or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise Failure(
-            f"jobs must be at least 1, threads and seeds not negative, seeds different; got {jobs=}, {threads=}, {seeds=}"
-        )
+    _check_counts(seeds, jobs, threads)
     place = _device(device)
     if dry_run:
         _dry_run(chosen, seeds, root)
         return
     if data_dir is not None:
         os.environ[SETTING] = str(data_dir.resolve())  # so that processes of --jobs see it too
-    console = Console(stderr=True)
+    per_job = threads or max(1, (os.cpu_count() or 1) // jobs)
+    _work([Job(item, seed, root, per_job, place) for item in chosen for seed in seeds], jobs)
+    _report_of(chosen, seeds, root, f"{name}, preset {preset}")
+
+
+@app.command
+def study(
+    file: Positional[Path],
+    /,
+    *,
+    plan: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STUDY ...")] = (),
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED ...")] = (0,),
+    out: Path = Path("runs"),
+    data_dir: Path | None = None,
+    jobs: int = 1,
+    threads: int = 0,
+    device: str = "auto",
+) -> None:
+    """Run a study of your own: learn all masks, test, compare, report.
+
+    The file is Python and defines one or more ``ms.Study`` values: a network, its subtasks, and how masks are learned. What is
+    already done is skipped, what was begun goes on; a change of the file's code begins anew.
+
+    Example: maskscope study my_study.py --plan
+
+    Args:
+        file: The study file.
+        plan: Take a few steps, say what would be masked and what time and memory it will cost, and stop.
+        only: Only these of the file's studies.
+        seeds: Network seeds, where the study's ``model`` is a function of one.
+        out: Folder for results; a study file gets a folder of its name in it.
+        data_dir: As for ``maskscope run``.
+        jobs: Studies and seeds side by side, each in its own process.
+        threads: Threads per process; 0: all cores, divided by the jobs.
+        device: Where to compute: cpu, cuda, cuda:1. auto: the first GPU if torch sees one, else the CPU.
+    """
+    _check_counts(seeds, jobs, threads)
+    if data_dir is not None:
+        os.environ[SETTING] = str(data_dir.resolve())
+    place = _device(device)
     per_job = threads or max(1, (os.cpu_count() or 1) // jobs)
     try:
-        run_jobs([Job(item, seed, root, per_job, place) for item in chosen for seed in seeds], jobs, console)
+        chosen = _named(file.name, read_once(file.resolve()).experiments, only)
+    except StudyFileError as error:
+        raise Failure(str(error)) from None
+    if plan:
+        torch.set_num_threads(per_job)
+        for item in chosen:
+            _print_plan(item, place, len(seeds))
+        return
+    root = out / segment(file.stem)
+    _work([Job(item, seed, root, per_job, place, file.resolve()) for item in chosen for seed in seeds], jobs)
+    _report_of(chosen, seeds, root, file.stem)
+
+
+def _print_plan(item: Experiment, place: torch.device, seeds: int) -> None:
+    console = Console()
+    try:
+        over, found = cost(item, place)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure(f"study {item.variant!r} cannot be run: {error.args[0] if error.args else error}") from None
+    networks = "" if seeds == 1 else f", for each of {seeds} networks"
+    console.print(Text.assemble((item.title, "bold"), f": {item.plan}{networks}"))
+    console.print(over.table(), markup=False, highlight=False, soft_wrap=True)
+    for line in (
+        f"a step: {found.step * 1e3:,.0f} ms; forward and backward of the network itself: {found.plain * 1e3:,.0f} ms",
+        f"learning {found.masks} masks: {_time(found.learning * seeds)} at most (masks that settle end earlier)",
+        f"testing {found.networks} networks on {len(item.data.tested)} subtasks: {_time(found.testing * seeds)}",
+        f"memory: {found.memory / 1e6:,.0f} MB at the highest so far, the network itself {found.weights / 1e6:,.0f} MB",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _time(seconds: float) -> str:
+    """As a person says it."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _work(jobs: list[Job], side_by_side: int) -> None:
+    """Run them; when stopped, say how to go on."""
+    console = Console(stderr=True)
+    try:
+        run_jobs(jobs, side_by_side, console)
     except KeyboardInterrupt as stop:
         command = " ".join(["maskscope", *sys.argv[1:]])
         said = f"{str(stop) or 'stopped'}. Everything done so far is saved; go on with:\n  {command}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(130) from None
+
+
+def _report_of(chosen: Sequence[Entry], seeds: tuple[int, ...], root: Path, title: str) -> None:
+    """Of these only, not of others that lie there."""
     found = find(root)
-    chosen_only = Found(_those(found.runs, chosen, seeds), found.unfinished, _those(found.continual, chosen, seeds))
-    _report(chosen_only, root / "report.html", f"{name}, preset {preset}")
+    those = Found(_those(found.runs, chosen, seeds), found.unfinished, _those(found.continual, chosen, seeds))
+    _report(those, root / "report.html", title)
+
+
+def _check_counts(seeds: tuple[int, ...], jobs: int, threads: int) -> None:
+    if not seeds:
+        raise Failure("no seeds given; for example --seeds 0 1 2")
+    if jobs < 1 or threads < 0 or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise Failure(
+            f"jobs must be at least 1, threads and seeds not negative, seeds different; got {jobs=}, {threads=}, {seeds=}"
+        )
 
 
 def _device(name: str) -> torch.device:
@@ -143,28 +238,36 @@ def _device(name: str) -> torch.device:
 R = TypeVar("R", Run, ContinualRun)
 
 
-def _those(runs: tuple[R, ...], chosen: tuple[Study, ...], seeds: tuple[int, ...]) -> tuple[R, ...]:
+def _those(runs: tuple[R, ...], chosen: Sequence[Entry], seeds: tuple[int, ...]) -> tuple[R, ...]:
     """Runs of the chosen variants in their order, where one of the seeds is finished."""
     order = [item.digest for item in chosen]
     kept = [run for run in runs if run.experiment.digest in order and any(seed.seed in seeds for seed in run.seeds)]
     return tuple(sorted(kept, key=lambda run: order.index(run.experiment.digest)))
 
 
-def _chosen(name: str, preset: Preset, only: tuple[str, ...]) -> tuple[Study, ...]:
+def _chosen(name: str, preset: Preset, only: tuple[str, ...]) -> tuple[Entry, ...]:
     try:
         everything = experiments(name, preset)
     except KeyError as error:
         raise Failure(str(error.args[0])) from None
+    return _named(name, everything, only)
+
+
+E = TypeVar("E", bound=Entry)
+
+
+def _named(where: str, everything: tuple[E, ...], only: tuple[str, ...]) -> tuple[E, ...]:
+    """Those that are asked for by their variant's name."""
     variants = [item.variant for item in everything]
     for variant in only:
         if variant not in variants:
             raise Failure(
-                f"{name} has no variant {variant!r}; nearest: {nearest(variant, variants)}; there are {variants}"
+                f"{where} has no variant {variant!r}; nearest: {nearest(variant, variants)}; there are {variants}"
             )
     return tuple(item for item in everything if not only or item.variant in only)
 
 
-def _dry_run(chosen: tuple[Study, ...], seeds: tuple[int, ...], root: Path) -> None:
+def _dry_run(chosen: tuple[Entry, ...], seeds: tuple[int, ...], root: Path) -> None:
     console = Console()
     for item in chosen:
         console.print(f"{item.plan}, for each of {len(seeds)} seed(s)", highlight=False)

@@ -17,11 +17,11 @@ import torch
 import tiny
 from maskscope.core.files import load_tensors, save_tensors
 from maskscope.core.mask import Mask
+from maskscope.runs.experiment import Experiment, from_json, to_json
 from maskscope.runs.loop import Paused, Tick
 from maskscope.runs.pipeline import Runner
 from maskscope.runs.results import HIDDEN, MaskRecord, SeedResults
 from maskscope.runs.store import InUse, RunFolder, folder_of, read_record, segment
-from maskscope.runs.study import Experiment, from_json, to_json
 from maskscope.runs.train import DivergedError
 
 WORKER = """

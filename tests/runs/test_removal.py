@@ -21,11 +21,11 @@ from maskscope.report.html import write_report
 from maskscope.report.load import find
 from maskscope.report.paper import write_figures
 from maskscope.report.tables import print_runs, table_drops
+from maskscope.runs.experiment import from_json, to_json
 from maskscope.runs.pipeline import Runner
 from maskscope.runs.removal import drops, removal_finding
 from maskscope.runs.results import Accuracy, MaskName, SeedResults
 from maskscope.runs.store import folder_of
-from maskscope.runs.study import from_json, to_json
 from maskscope.runs.verdict import verdict
 
 pytestmark = pytest.mark.usefixtures("_tiny_data")

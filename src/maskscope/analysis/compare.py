@@ -12,8 +12,8 @@ from jaxtyping import Float64
 
 from maskscope.analysis.chance import Sizes, expected
 from maskscope.analysis.number import Number
-from maskscope.core.layout import by_layer
 from maskscope.core.mask import Mask, expect_mask
+from maskscope.core.select import by_layer
 
 T = TypeVar("T")
 

@@ -122,16 +122,27 @@ def made(mask: Mask, ends: Sequence[str] = (), seed: int = 0) -> dict[str, Mask]
         >>> {name: control.kept_units for name, control in made(mask).items()}  # doctest: +NORMALIZE_WHITESPACE
         {'full': 16, 'empty': 0, 'random, of equal size': 3, 'shuffled within tensors': 3, 'sampled from the complement': 3}
     """
-    controls = {
-        FULL: Mask.full(mask.layout),
-        EMPTY: Mask.empty(mask.layout),
-        RANDOM: random_of_size(mask, seed),
-        SHUFFLED: random_like(mask, seed),
-        SAMPLED: from_complement(mask, seed),
+    return {name: make() for name, make in makers(mask, ends, seed).items()}
+
+
+def makers(mask: Mask, ends: Sequence[str] = (), seed: int = 0) -> dict[str, Callable[[], Mask]]:
+    """The same, each made when it is called: over a hundred million weights one takes seconds.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> makers(Mask.full(layout(nn.Linear(4, 4))))["empty"]().kept_units
+        0
+    """
+    found: dict[str, Callable[[], Mask]] = {
+        FULL: lambda: Mask.full(mask.layout),
+        EMPTY: lambda: Mask.empty(mask.layout),
+        RANDOM: lambda: random_of_size(mask, seed),
+        SHUFFLED: lambda: random_like(mask, seed),
+        SAMPLED: lambda: from_complement(mask, seed),
     }
     if ends:
-        controls |= {ENDS: half(mask, ends), WITHOUT_ENDS: half(complement(mask), ends)}
-    return controls
+        found |= {ENDS: lambda: half(mask, ends), WITHOUT_ENDS: lambda: half(complement(mask), ends)}
+    return found
 
 
 def controls(

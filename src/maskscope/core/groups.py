@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
 from maskscope.core.granularity import View, axes
-from maskscope.core.select import Site, sites
+from maskscope.core.select import Site, by_layer, is_bias, select, sites
 
 Group = Mapping[str, View]
 """Parameters by name, each cut into the same number of units; unit i switches slice i of every one of them."""
@@ -134,6 +135,54 @@ class PerNeuron:
         units = next(_size(site, cut) for site, cut in parts.values())
         where = f"neurons in {type(module).__name__}"
         return {name: _view(site, cut, units, where) for name, (site, cut) in parts.items()}
+
+
+@dataclass(frozen=True)
+class PerLayer:
+    """One unit per layer: all its weights, with their biases.
+
+    A layer is the module that a weight belongs to (one of stacked recurrent layers), or what ``modules`` names: blocks of a
+    Transformer, say, with everything inside them.
+
+    Raises (when laid out):
+        ValueError: A glob matches no module that has weights.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> layout(model, granularity=PerLayer()).units
+        2
+        >>> block = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 3, enable_nested_tensor=False)
+        >>> layout(block, granularity=PerLayer(("layers.*",))).units
+        3
+    """
+
+    modules: tuple[str, ...] = ()
+    """Globs over module names; the outermost that match are units."""
+    kind: Literal["layer"] = "layer"
+
+    def groups(self, model: nn.Module) -> Sequence[Group]:
+        """One for each layer: what is masked by default, and the biases beside it."""
+        shapes = {site.name: tuple(site.parameter.shape) for site in sites(model)}
+        chosen = {site.name for site in select(model).chosen}
+        beside = {name.rpartition(".")[0] for name in chosen}
+        biases = {site.name for site in sites(model) if is_bias(site) and site.name.rpartition(".")[0] in beside}
+        names = [name for name in shapes if name in chosen | biases]
+        layers = by_layer(names) if not self.modules else self._named(model, names)
+        return [
+            {name: View(shapes[name], tuple(1 for _ in shapes[name])) for name in layer} for layer in layers.values()
+        ]
+
+    def _named(self, model: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:
+        layers: dict[str, list[str]] = {}
+        for module, _ in model.named_modules():
+            inside = any(module.startswith(f"{outer}.") for outer in layers)
+            own = [name for name in names if name.startswith(f"{module}.")]
+            if own and not inside and any(fnmatchcase(module, glob) for glob in self.modules):
+                layers[module] = own
+        if not layers:
+            raise ValueError(f"{self.modules} match no module of {type(model).__name__} that has weights")
+        return layers
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -252,31 +251,6 @@ class Layout:
 
 def _parameters(count: int) -> str:
     return f"{count} parameter{'' if count == 1 else 's'}"
-
-
-def layer(parameter: str) -> str:
-    """The layer a parameter belongs to: its module, and for stacked recurrent layers which of them.
-
-    Examples:
-        >>> layer("encoder.0.weight"), layer("lstm.weight_hh_l1")
-        ('encoder.0', 'lstm.l1')
-    """
-    module, _, leaf = parameter.rpartition(".")
-    stacked = re.search(r"_(l\d+(?:_reverse)?)$", leaf)
-    return ".".join(part for part in (module, stacked[1] if stacked else "") if part) or leaf
-
-
-def by_layer(parameters: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Parameters by the layer they belong to.
-
-    Examples:
-        >>> by_layer(["0.weight", "0.bias", "2.weight"])
-        {'0': ('0.weight', '0.bias'), '2': ('2.weight',)}
-    """
-    layers: dict[str, tuple[str, ...]] = {}
-    for name in parameters:
-        layers[layer(name)] = (*layers.get(layer(name), ()), name)
-    return layers
 
 
 def layout(

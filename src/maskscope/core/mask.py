@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from maskscope.core.files import load_tensors, save_tensors
 from maskscope.core.fingerprint import Fingerprint, ParameterPrint, fingerprint
 from maskscope.core.layout import Layout, Segment
-from maskscope.core.layout import layer as layer_of
+from maskscope.core.select import layer as layer_of
 
 FORMAT = "maskscope-mask-1"
 
@@ -130,6 +131,11 @@ class Mask:
     def gates(self) -> Float[Tensor, " units"]:
         """The mask as numbers, 1 for kept."""
         return self.kept.to(torch.float32)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits over what is kept."""
+        return hashlib.blake2b(self.bits, digest_size=8).hexdigest()
 
     @property
     def kept_units(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -127,6 +128,31 @@ def _matches(pattern: Pattern, site: Site) -> bool:
         wanted = pattern.removeprefix("type:")
         return any(fnmatchcase(base.__name__, wanted) for owner in site.owners for base in type(owner).__mro__)
     return any(fnmatchcase(name, pattern) for name in site.names)
+
+
+def layer(parameter: str) -> str:
+    """The layer a parameter belongs to: its module, and for stacked recurrent layers which of them.
+
+    Examples:
+        >>> layer("encoder.0.weight"), layer("lstm.weight_hh_l1")
+        ('encoder.0', 'lstm.l1')
+    """
+    module, _, leaf = parameter.rpartition(".")
+    stacked = re.search(r"_(l\d+(?:_reverse)?)$", leaf)
+    return ".".join(part for part in (module, stacked[1] if stacked else "") if part) or leaf
+
+
+def by_layer(parameters: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Parameters by the layer they belong to.
+
+    Examples:
+        >>> by_layer(["0.weight", "0.bias", "2.weight"])
+        {'0': ('0.weight', '0.bias'), '2': ('2.weight',)}
+    """
+    layers: dict[str, tuple[str, ...]] = {}
+    for name in parameters:
+        layers[layer(name)] = (*layers.get(layer(name), ()), name)
+    return layers
 
 
 def match_names(names: Sequence[str], patterns: Iterable[str]) -> tuple[str, ...]:

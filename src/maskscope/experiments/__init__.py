@@ -7,13 +7,13 @@ from typing import Literal
 from maskscope.core.select import nearest
 from maskscope.experiments import add_mul, cifar10, double_addition, mathematics, permuted_mnist, planted, scan
 from maskscope.runs.continual import Continual
-from maskscope.runs.study import Experiment
+from maskscope.runs.experiment import Experiment
 
 Preset = Literal["quick", "standard", "paper"]
 
-Study = Experiment | Continual
+Entry = Experiment | Continual
 
-EXPERIMENTS: dict[str, dict[Preset, tuple[Study, ...]]] = {
+EXPERIMENTS: dict[str, dict[Preset, tuple[Entry, ...]]] = {
     "double-addition": {
         "quick": double_addition.QUICK,
         "standard": double_addition.STANDARD,
@@ -72,7 +72,7 @@ SUMMARIES: dict[str, str] = {
 }
 
 
-def experiments(name: str, preset: Preset) -> tuple[Study, ...]:
+def experiments(name: str, preset: Preset) -> tuple[Entry, ...]:
     """The variants of an experiment.
 
     Raises:

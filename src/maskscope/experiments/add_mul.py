@@ -15,7 +15,7 @@ from maskscope.data.add_mul import AddMul
 from maskscope.experiments.halves import random_halves
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings
-from maskscope.runs.study import Experiment, Masking, Training
+from maskscope.runs.experiment import Experiment, Masking, Training
 
 _BATCH = 128
 

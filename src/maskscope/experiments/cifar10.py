@@ -14,7 +14,7 @@ from maskscope.core.learning.schedules import FAST, PUBLISHED
 from maskscope.data.cifar10 import ClassPairs, ClassRemoval
 from maskscope.models.cnn import CNNSettings
 from maskscope.models.resnet import PretrainedResNetSettings, ResNetSettings
-from maskscope.runs.study import SGD, Experiment, Masking, Training
+from maskscope.runs.experiment import SGD, Experiment, Masking, Training
 
 _CNN_SCHEDULE = replace(FAST, learning_rate=1e-2)
 """The published rate, 1e-3, is a tenth of that of the arithmetic experiments; so is this."""

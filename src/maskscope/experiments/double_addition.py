@@ -13,7 +13,7 @@ from maskscope.data.double_addition import DoubleAddition, Mode
 from maskscope.models.lstm import LSTMSettings
 from maskscope.models.mlp import MLPSettings
 from maskscope.models.twin import CopySecondHalf
-from maskscope.runs.study import Experiment, Masking, Training
+from maskscope.runs.experiment import Experiment, Masking, Training
 
 _BATCH = 128
 

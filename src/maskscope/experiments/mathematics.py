@@ -11,7 +11,7 @@ from maskscope.core.learning.schedules import FAST, PUBLISHED
 from maskscope.data.mathematics import Mathematics
 from maskscope.data.mathematics_generation import Task
 from maskscope.models.transformer import TransformerSettings
-from maskscope.runs.study import Adam, Experiment, Masking, Training
+from maskscope.runs.experiment import Adam, Experiment, Masking, Training
 
 _NETWORK = TransformerSettings(width=512, heads=8, encoder=6, decoder=6, feedforward=2048, tied=True)
 

@@ -10,7 +10,7 @@ from maskscope.core.learning.schedules import FAST, PUBLISHED, Schedule
 from maskscope.data.planted import Planted
 from maskscope.models.modules import Kind
 from maskscope.models.planted import PlantedSettings
-from maskscope.runs.study import Experiment, Gates, Masking, Training
+from maskscope.runs.experiment import Experiment, Gates, Masking, Training
 
 _BATCH = 128
 

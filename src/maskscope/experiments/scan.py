@@ -13,7 +13,7 @@ from maskscope.data.scan import SPLITS, Scan
 from maskscope.experiments.halves import random_halves
 from maskscope.models.encoder_decoder import EncoderDecoderSettings
 from maskscope.models.transformer import TransformerSettings
-from maskscope.runs.study import Experiment, Masking, Training
+from maskscope.runs.experiment import Experiment, Masking, Training
 
 _BATCH = 256
 _TRAINING = Training(steps=25_000, batch=_BATCH, clip=5.0)

@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 
 from maskscope.analysis.modularity import Estimate, estimate
-from maskscope.core.layout import by_layer, layer
+from maskscope.core.select import by_layer, layer
 from maskscope.report import lost_charts, shared_charts, size_charts
 from maskscope.report.chart import BLACK, BLUE, COLOURS, ORANGE, Chart, Panel, Series, Style, means, stds
 from maskscope.report.load import Run, SeedRun
 from maskscope.runs.estimates import accuracy, reuse_in, sharing
-from maskscope.runs.results import ALL, HIDDEN, HISTOGRAM_BINS
+from maskscope.runs.results import ALL, ENDS, HIDDEN, HISTOGRAM_BINS
 from maskscope.runs.verdict import Verdict
 
 MANY = 16
@@ -95,7 +95,10 @@ def overlap_per_tensor(run: Run) -> Chart | None:
     every = tuple(t.parameter for t in run.results[0].sizes[0].tensors) if run.results[0].sizes else ()
     compared = {item.overlap.where for item in run.results[0].overlaps}
     part, tensors = ("tensor", every) if compared >= {*every} else ("layer", tuple(by_layer(every)))
-    if len(subtasks) < 2 or not compared >= {*tensors, HIDDEN}:
+    if not compared >= {*tensors}:  # units that lie over several tensors
+        whole = {item.overlap.where: None for item in run.results[0].overlaps}
+        tensors = tuple(where for where in whole if where not in (HIDDEN, ENDS, ALL))
+    if len(subtasks) < 2 or not tensors:
         return None
     named = " and ".join(subtasks) if len(subtasks) == 2 else "different subtasks"
     found = [reuse_in(run.results, tensor) for tensor in tensors]

@@ -27,9 +27,9 @@ from maskscope.report.tables import (
     table_specialization,
 )
 from maskscope.runs.calibration import Recovered
+from maskscope.runs.experiment import to_json
 from maskscope.runs.results import MaskName
 from maskscope.runs.store import write_text
-from maskscope.runs.study import to_json
 from maskscope.runs.verdict import Verdict, verdict
 
 _PICTURE = "The masks of one layer"

@@ -10,10 +10,10 @@ from typing import TypeVar
 from maskscope.core.mask import Mask
 from maskscope.runs.continual import Continual, ContinualResults, continual_from_json, is_continual
 from maskscope.runs.environment import Environment
+from maskscope.runs.experiment import Experiment, from_json
 from maskscope.runs.pipeline import TrainingRecord
 from maskscope.runs.results import MaskName, MaskRecord, SeedResults
 from maskscope.runs.store import RunFolder, read_record
-from maskscope.runs.study import Experiment, from_json
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from maskscope.report.grid import Grid
 from maskscope.report.load import Run
 from maskscope.runs.estimates import accuracy, compared, reuse_in
 from maskscope.runs.properties import reused
-from maskscope.runs.results import HIDDEN
 
 _BARS = 12
 """Sets of subtasks that are drawn."""
@@ -39,7 +38,8 @@ def _many(run: Run) -> bool:
 
 def served(run: Run) -> Chart:
     """How many subtasks weights serve, and which, as in an UpSet plot; of the first network."""
-    found = next(item for item in run.results[0].serving if item.where in (HIDDEN, "all layers"))
+    where = run.experiment.judged_in
+    found = next((item for item in run.results[0].serving if item.where == where), run.results[0].serving[-1])
     degrees = found.degrees[1:]
     counts = Series(
         found.where, "bars", BLUE, tuple(str(i + 1) for i in range(len(degrees))), tuple(map(float, degrees))
@@ -65,11 +65,11 @@ def served(run: Run) -> Chart:
 
 def matrices(run: Run) -> Chart:
     """IoU, IoMin and P_reuse of every two subtasks, and damage of removal, like subtasks beside each other."""
-    names = list(run.experiment.data.subtasks)
+    names, where = list(run.experiment.data.subtasks), run.experiment.judged_in
     iou, iomin, position = _tables(run)
     known = not np.isnan(position).all()
     order = list(clusters(position if known else iou).order)
-    again = [[item.overlap for item in compared(run.results, HIDDEN, (name, name))] for name in names]
+    again = [[item.overlap for item in compared(run.results, where, (name, name))] for name in names]
     np.fill_diagonal(iou, [estimate(overlap.iou for overlap in own).mean for own in again])
     np.fill_diagonal(iomin, [estimate(overlap.iomin for overlap in own).mean for own in again])
     labels = tuple(names[i] for i in order)
@@ -81,7 +81,7 @@ def matrices(run: Run) -> Chart:
         damage = np.array([[_damage(run, a, b) for b in names] for a in names])
         panels.append(_heat("damage", "", labels, damage[np.ix_(order, order)]))
     caption = (
-        "In %, hidden layers, mean over masks and networks; subtasks in the order of a hierarchical clustering by "
+        f"In %, {where}, mean over masks and networks; subtasks in the order of a hierarchical clustering by "
         f"{'P_reuse' if known else 'IoU'}. On the "
         "diagonal of IoU and IoMin: masks of one subtask, learned again. Damage: what removing the row's "
         "mask takes from the column's subtask: 100 to chance, 0 nothing."
@@ -106,19 +106,19 @@ def table_groups(run: Run) -> Grid | None:
         )
         for join in found.joins
     )
-    caption = "Hierarchical clustering of the subtasks by P_reuse in the hidden layers (IoU), mean over pairs; the most alike first."
+    caption = f"Hierarchical clustering of the subtasks by P_reuse in {run.experiment.judged_in} (IoU), mean over pairs; the most alike first."
     return Grid("Groups of subtasks", caption, ("group", "joins", "P_reuse"), rows)
 
 
 def _tables(run: Run) -> tuple[Float64[np.ndarray, "n n"], ...]:
-    """IoU, IoMin and P_reuse of every two subtasks in the hidden layers."""
-    names = list(run.experiment.data.subtasks)
+    """IoU, IoMin and P_reuse of every two subtasks, where the verdict is about."""
+    names, where = list(run.experiment.data.subtasks), run.experiment.judged_in
     pairs = list(combinations(names, 2))
-    overlaps = {pair: reuse_in(run.results, HIDDEN, pair) for pair in pairs}
+    overlaps = {pair: reuse_in(run.results, where, pair) for pair in pairs}
     return (
         symmetric({pair: item.iou.between.mean for pair, item in overlaps.items()}, names),
         symmetric({pair: item.iomin.between.mean for pair, item in overlaps.items()}, names),
-        symmetric({pair: reused(run.results, HIDDEN, pair).iou.mean for pair in pairs}, names),
+        symmetric({pair: reused(run.results, where, pair).iou.mean for pair in pairs}, names),
     )
 
 

@@ -8,6 +8,7 @@ from maskscope.analysis.modularity import estimate
 from maskscope.report.chart import COLOURS, Chart, Panel, Series, means, stds
 from maskscope.report.grid import Grid, percent
 from maskscope.report.load import Run
+from maskscope.runs.results import HoldsOut
 
 
 def _curves(run: Run) -> dict[str, list[Curve]]:
@@ -30,10 +31,12 @@ def faithfulness(run: Run) -> Chart | None:
         values = [estimate(point.faithfulness for point in same) for same in shown]
         x = tuple(100 * same[0].share for same in shown)
         series.append(Series(subtask, "line and points", colour, x, means(values), stds(values)))
+    data = run.experiment.data
     panel = Panel("kept, % of all units (by keep probability)", "faithfulness", tuple(series), x_axis="log")
     caption = (
         "The network with only the units that a subtask's first mask would keep first, by how many: 1 as good as the network, 0 as "
         "bad as biases alone. Error bars: standard deviation over networks."
+        + (f" Measured on {data.full}, of which every subtask is a part." if isinstance(data, HoldsOut) else "")
     )
     return Chart("faithfulness", "Size and faithfulness", caption, (panel,))
 

@@ -12,9 +12,9 @@ from maskscope.analysis.intervals import Interval
 from maskscope.analysis.modularity import Finding, estimate
 from maskscope.core.mask import Mask
 from maskscope.models.planted import PlantedSettings
+from maskscope.runs.experiment import Experiment
 from maskscope.runs.properties import reused, specialized
 from maskscope.runs.results import HIDDEN, SeedResults
-from maskscope.runs.study import Experiment
 from maskscope.runs.verdict import verdict
 
 

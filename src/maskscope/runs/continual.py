@@ -23,17 +23,18 @@ from maskscope.core.apply import masked
 from maskscope.core.device import CPU
 from maskscope.core.files import load_tensors, save_tensors
 from maskscope.core.gates import GumbelSigmoid
-from maskscope.core.layout import Layout, by_layer, layout
+from maskscope.core.layout import Layout, layout
 from maskscope.core.learning.joint import Joint, JointSchedule, JointState, learning_jointly
 from maskscope.core.mask import Count, Mask
 from maskscope.core.objectives import accuracy, cross_entropy
 from maskscope.core.seeded import derive, seeded
+from maskscope.core.select import by_layer
 from maskscope.data.mnist import PermutedMNIST
 from maskscope.models.mlp import MLPSettings
 from maskscope.runs.environment import at_work
+from maskscope.runs.experiment import hashed
 from maskscope.runs.loop import Loop, Note, Report
 from maskscope.runs.store import RunFolder, dumped, parsed, read_record, write_record
-from maskscope.runs.study import hashed
 
 Protection = Literal["frozen", "none"]
 

@@ -25,10 +25,11 @@ from rich.progress import TaskID
 from maskscope.core.device import CPU
 from maskscope.progress import bars
 from maskscope.runs.continual import Continual, ContinualRunner
+from maskscope.runs.experiment import Experiment
 from maskscope.runs.loop import Paused, Report, Tick
 from maskscope.runs.pipeline import Runner
 from maskscope.runs.store import InUse, folder_of
-from maskscope.runs.study import Experiment
+from maskscope.runs.study_file import read_once
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Job:
     root: Path
     threads: int
     device: torch.device = CPU
+    file: Path | None = None
+    """The study file it comes from, if any: a process that is to run it reads it first."""
 
     @property
     def name(self) -> str:
@@ -48,6 +51,8 @@ class Job:
 
     def run(self, report: Report) -> None:
         """Do it, or what is left of it."""
+        if self.file is not None:
+            read_once(self.file)
         folder = folder_of(self.root, self.experiment, self.seed)
         if isinstance(self.experiment, Continual):
             ContinualRunner(self.experiment, self.seed, folder, report, self.threads, self.device).run()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,15 +15,18 @@ from torch import nn
 from maskscope.analysis import controls
 from maskscope.analysis.ablate import complement, half, keep_open, random_like
 from maskscope.analysis.compare import overlaps, remaining, shared
-from maskscope.analysis.evaluate import evaluate, evaluate_each
+from maskscope.analysis.evaluate import Score, evaluate, evaluate_each
 from maskscope.analysis.faithfulness import Curve, Likeness, curve
 from maskscope.analysis.gradients import Similarity, gradient_similarity
 from maskscope.analysis.serving import MOST, Serving, serving
 from maskscope.core.apply import masked
-from maskscope.core.layout import Layout, by_layer
+from maskscope.core.batches import Batch, size
+from maskscope.core.layout import Layout
 from maskscope.core.mask import Mask
 from maskscope.core.objectives import Network
 from maskscope.core.seeded import derive
+from maskscope.core.select import by_layer
+from maskscope.runs.experiment import Experiment
 from maskscope.runs.results import (
     ALL,
     ENDS,
@@ -41,7 +47,7 @@ from maskscope.runs.results import (
     SeedResults,
     Share,
 )
-from maskscope.runs.study import Experiment
+from maskscope.runs.testing import Tests
 
 SUFFICIENT = 0.9
 """Below this share of the network's own accuracy a mask does not suffice for its subtask, and is warned of."""
@@ -56,13 +62,15 @@ are what "random mask" is for every mask.)"""
 LAYERS = 32
 """More than so many layers under many subtasks are too much to keep."""
 
-SOME = 2
-"""Batches of the tests that are enough for a curve."""
+FIRST, ENOUGH = 2, 400
+"""Batches, and examples, of the tests that are enough for a curve."""
 
 EMPTY_OR_FULL = "keeps {what}: no overlap or ablation of it means anything"
 
 
-def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask]) -> SeedResults:
+def measure(
+    experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask], tests: Tests | None = None
+) -> SeedResults:
     """Test a network under its masks and compare them.
 
     Args:
@@ -70,19 +78,17 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
         seed: Of the network.
         model: The trained network.
         masks: All its masks; the control is that of the full task. Empty: the network alone is tested.
+        tests: What is known already, and where progress goes. Default: nothing, nowhere.
     """
-    accuracies: list[Accuracy] = []
-    outcomes: list[Outcome] = []
-    for tested in _networks(experiment, seed, model, masks):  # one at a time: each holds its mask unpacked
-        accuracies += _accuracies(experiment, *tested)
-        outcomes += _outcomes(experiment, *tested)
-    pairs = [(a, b) for a, b in combinations(masks, 2) if experiment.data.full not in (a.subtask, b.subtask)]
-    compared = tuple(
-        PairOverlap(a, b, item)
-        for a, b in pairs
-        for item in overlaps(masks[a], masks[b], places(experiment, masks[a].layout))
-    )
-    sizes = tuple(MaskSize(name, mask.counts()) for name, mask in masks.items())
+    tests = Tests() if tests is None else tests
+    networks, removals = list(_networks(experiment, seed, model, masks)), list(_removals(experiment, model, masks))
+    looked_at = [item for item in networks if _is_looked_at(experiment, item)]
+    compared_to = list(_alike(experiment, networks))
+    tests.total = len(networks) + len(looked_at) + len(removals) + len(compared_to)
+    accuracies = [found for item in networks for found in _accuracies(experiment, item, tests)]
+    outcomes = tuple(found for item in looked_at for found in _outcomes(experiment, item, tests))
+    pairs = tuple(found for item in removals for found in _pairs(experiment, item, tests))
+    likeness = tuple(found for item in compared_to for found in _likeness(experiment, model, item, tests))
     warnings = (
         *_mask_warnings(masks),
         *_network_warnings(experiment, accuracies),
@@ -92,17 +98,25 @@ def measure(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[
         experiment.digest,
         seed,
         tuple(accuracies),
-        tuple(outcomes),
-        sizes,
-        compared,
+        outcomes,
+        tuple(MaskSize(name, mask.counts()) for name, mask in masks.items()),
+        tuple(_overlaps(experiment, masks)),
         tuple(_shares(experiment, masks)),
         warnings,
         tuple(_removed(experiment, masks)),
-        tuple(_pairs(experiment, model, masks)),
+        pairs,
         _gradients(experiment, model, masks),
         tuple(_serving(experiment, masks)),
-        tuple(_likeness(experiment, model, masks)),
+        likeness,
     )
+
+
+def tested(experiment: Experiment, over: Layout) -> int:
+    """How many networks ``measure`` tests, each on every subtask."""
+    nothing = Mask.empty(over)
+    masks = {MaskName(subtask, seed): nothing for subtask, seed in experiment.masks()}
+    model = nn.Identity()
+    return sum(1 for _ in _networks(experiment, 0, model, masks)) + sum(1 for _ in _removals(experiment, model, masks))
 
 
 def places(experiment: Experiment, over: Layout) -> dict[str, tuple[str, ...]]:
@@ -110,56 +124,107 @@ def places(experiment: Experiment, over: Layout) -> dict[str, tuple[str, ...]]:
 
     With many subtasks: layers, if there are not many of those too, hidden, ends, all.
     """
-    ends = set(experiment.network.ends)
-    layers = by_layer(over.names)
-    single = {name: (name,) for name in over.names} | {
-        where: names for where, names in layers.items() if len(names) > 1
+    globs = experiment.network.ends
+    ends = {name for name in over.names if any(fnmatchcase(name, glob) for glob in globs)}
+    spans = {span.name: tuple(segment.parameter for segment in span.segments) for span in over.spans}
+    layers = {
+        where: tuple(parameter for name in names for parameter in spans[name])
+        for where, names in by_layer(spans).items()
     }
+    single = spans | {where: names for where, names in layers.items() if names not in spans.values()}
     few = len(experiment.data.subtasks) <= FEW
-    parts = {
-        **(single if few else layers if len(layers) <= LAYERS else {}),
+    apart = {
         HIDDEN: tuple(name for name in over.names if name not in ends),
         ENDS: tuple(name for name in over.names if name in ends),
+    }
+    parts = {
+        **(single if few else layers if len(layers) <= LAYERS else {}),
+        **(apart if globs else {}),
         ALL: over.names,
     }
     return {where: names for where, names in parts.items() if names}
 
 
-def _networks(
-    experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask]
-) -> Iterator[tuple[str, MaskName | None, Network]]:
+class _Tested(NamedTuple):
+    """Something that is tested."""
+
+    network: str
+    mask: MaskName | None
+    make: Callable[[], Network]
+    """Called when it is its turn, for it unpacks a mask."""
+
+    def key(self, what: str) -> str:
+        """Its name among the tests."""
+        mask = "" if self.mask is None else f"{self.mask.subtask} {self.mask.seed}"
+        return " | ".join((what, self.network, mask))
+
+
+class _Removal(NamedTuple):
+    """The network without something of two masks."""
+
+    removed: str
+    first: MaskName
+    second: MaskName
+    mask: Mask
+    """What is removed."""
+    model: nn.Module
+
+
+def _networks(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask]) -> Iterator[_Tested]:
     """Everything that is tested: the network, and under each mask and what is made from it."""
-    yield "full network", None, model
+    yield _Tested("full network", None, lambda: model)
     if not masks:
         return
     control = masks[MaskName(experiment.data.full, 0)]
-    ends, halves = experiment.network.ends, experiment.halves or (experiment.network.first_half,)
+    names, ends = control.layout.names, experiment.network.ends
+    halves = experiment.halves or (experiment.network.first_half or names[: len(names) // 2],)
     for name, mask in masks.items():
-        ablated = [
-            ("mask", mask),
-            ("complement", complement(mask)),
-            ("complement with ends open", keep_open(complement(mask), control, ends)),
-            ("random mask", random_like(mask, derive(seed, "random mask", name.subtask, name.seed))),
+        ablated: list[tuple[str, Callable[[], Mask]]] = [
+            ("mask", partial(_itself, mask)),
+            ("complement", partial(complement, mask)),
+            ("random mask", partial(random_like, mask, derive(seed, "random mask", name.subtask, name.seed))),
         ]
+        if ends:
+            ablated.insert(2, ("complement with ends open", partial(_open, mask, control, ends)))
         if len(experiment.data.subtasks) <= FEW and name.subtask != experiment.data.full and name.seed == 0:
-            others = controls.made(mask, ends, derive(seed, "control", name.subtask))
-            ablated += [(kind, made) for kind, made in others.items() if kind in CONTROLS]
+            others = controls.makers(mask, ends, derive(seed, "control", name.subtask))
+            ablated += [(kind, make) for kind, make in others.items() if kind in CONTROLS]
         if name.subtask == experiment.data.full:
             for first in halves:
-                second = [parameter for parameter in control.layout.names if parameter not in first]
-                ablated += [("first half masked", half(mask, first)), ("second half masked", half(mask, second))]
+                second = [parameter for parameter in names if parameter not in first]
+                if first and second:
+                    ablated += [
+                        ("first half masked", partial(half, mask, first)),
+                        ("second half masked", partial(half, mask, second)),
+                    ]
         for network, made in ablated:
-            yield network, name, masked(model, made)
+            yield _Tested(network, name, partial(_masked, model, made))
 
 
-def _accuracies(experiment: Experiment, network: str, name: MaskName | None, callable_: Network) -> Iterator[Accuracy]:
+def _itself(mask: Mask) -> Mask:
+    return mask
+
+
+def _open(mask: Mask, control: Mask, ends: Sequence[str]) -> Mask:
+    return keep_open(complement(mask), control, ends)
+
+
+def _masked(model: nn.Module, made: Callable[[], Mask]) -> Network:
+    return masked(model, made())
+
+
+def _on_each(experiment: Experiment, network: Network) -> list[Score]:
     data = experiment.data
-    for subtask in data.tested:
-        score = evaluate(callable_, data.tests("valid", subtask), data.metric(subtask))
-        yield Accuracy(network, name, subtask, score.value, score.examples)
+    return [evaluate(network, data.tests("valid", subtask), data.metric(subtask)) for subtask in data.tested]
 
 
-def _pairs(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName, Mask]) -> Iterator[PairAccuracy]:
+def _accuracies(experiment: Experiment, item: _Tested, tests: Tests) -> Iterator[Accuracy]:
+    scores = tests.scores(item.key("right"), lambda: _on_each(experiment, item.make()))
+    for subtask, score in zip(experiment.data.tested, scores, strict=True):
+        yield Accuracy(item.network, item.mask, subtask, score.value, score.examples)
+
+
+def _removals(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName, Mask]) -> Iterator[_Removal]:
     """Shared weights need not be weights that matter: what does removing them do, and removing the others?"""
     data = experiment.data
     if len(data.subtasks) > FEW:
@@ -169,19 +234,45 @@ def _pairs(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName, Ma
             continue
         a, b = masks[first], masks[second]
         for removed, mask in (("shared", a & b), ("first alone", a - b), ("second alone", b - a)):
-            for found in _accuracies(experiment, removed, None, masked(model, complement(mask))):
-                yield PairAccuracy(
-                    removed, first, second, mask.kept_weights, found.subtask, found.value, found.examples
-                )
+            yield _Removal(removed, first, second, mask, model)
 
 
-def _outcomes(experiment: Experiment, network: str, name: MaskName | None, callable_: Network) -> Iterator[Outcome]:
+def _pairs(experiment: Experiment, item: _Removal, tests: Tests) -> Iterator[PairAccuracy]:
+    names = (f"{name.subtask} {name.seed}" for name in (item.first, item.second))
+    key = " | ".join(("right", f"without {item.removed}", *names))
+    scores = tests.scores(key, lambda: _on_each(experiment, masked(item.model, complement(item.mask))))
+    for subtask, score in zip(experiment.data.tested, scores, strict=True):
+        yield PairAccuracy(
+            item.removed, item.first, item.second, item.mask.kept_weights, subtask, score.value, score.examples
+        )
+
+
+def _is_looked_at(experiment: Experiment, item: _Tested) -> bool:
+    wanted = CONFUSED if len(experiment.data.subtasks) <= FEW else CONFUSED[:2]
+    return isinstance(experiment.data, Confusable) and item.network in wanted
+
+
+def _outcomes(experiment: Experiment, item: _Tested, tests: Tests) -> Iterator[Outcome]:
     data = experiment.data
-    if isinstance(data, Confusable) and network in (CONFUSED if len(data.subtasks) <= FEW else CONFUSED[:2]):
-        for subtask in data.tested:
-            scores = evaluate_each(callable_, data.tests("valid", subtask), data.outcome())
-            for outcome, score in zip(data.outcomes, scores, strict=True):
-                yield Outcome(network, name, subtask, outcome, score.value, score.examples)
+    if not isinstance(data, Confusable):
+        return
+
+    def work(confusable: Confusable = data) -> list[Score]:
+        network, metric = item.make(), confusable.outcome()
+        return [
+            score for subtask in data.tested for score in evaluate_each(network, data.tests("valid", subtask), metric)
+        ]
+
+    cells = [(subtask, outcome) for subtask in data.tested for outcome in data.outcomes]
+    for (subtask, outcome), score in zip(cells, tests.scores(item.key("outcomes"), work), strict=True):
+        yield Outcome(item.network, item.mask, subtask, outcome, score.value, score.examples)
+
+
+def _overlaps(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[PairOverlap]:
+    for a, b in combinations(masks, 2):
+        if experiment.data.full not in (a.subtask, b.subtask):
+            for item in overlaps(masks[a], masks[b], places(experiment, masks[a].layout)):
+                yield PairOverlap(a, b, item)
 
 
 def _shares(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[Share]:
@@ -197,19 +288,38 @@ def _shares(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[
                 yield Share(name, where, share, remaining(masks[name], control, parameters))
 
 
-def _likeness(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName, Mask]) -> Iterator[Accuracy]:
+def _alike(experiment: Experiment, networks: Sequence[_Tested]) -> Iterator[_Tested]:
+    if isinstance(experiment.data, Predicting) and len(experiment.data.subtasks) <= FEW:
+        for item in networks:
+            if item.network in ("mask", "complement") and item.mask is not None and not item.mask.seed:
+                yield item
+
+
+def _likeness(experiment: Experiment, model: nn.Module, item: _Tested, tests: Tests) -> Iterator[Accuracy]:
     """Cross-task faithfulness. Source: Mondorf et al. 2025, 1 - Jensen-Shannon divergence."""
     data = experiment.data
-    if not isinstance(data, Predicting) or len(data.subtasks) > FEW:
+    if not isinstance(data, Predicting):
         return
-    for name, mask in masks.items():
-        if name.seed:
-            continue
-        for network, made in (("mask", mask), ("complement", complement(mask))):
-            for subtask in data.tested:
-                metric = Likeness(model, data.predictions(subtask))
-                score = evaluate(masked(model, made), data.tests("valid", subtask)[:SOME], metric)
-                yield Accuracy(network, name, subtask, score.value, score.examples)
+
+    def work(predicting: Predicting = data) -> list[Score]:
+        network = item.make()
+        return [
+            evaluate(network, some(data.tests("valid", subtask)), Likeness(model, predicting.predictions(subtask)))
+            for subtask in data.tested
+        ]
+
+    for subtask, score in zip(data.tested, tests.scores(item.key("like the network"), work), strict=True):
+        yield Accuracy(item.network, item.mask, subtask, score.value, score.examples)
+
+
+def some(batches: Sequence[Batch]) -> Sequence[Batch]:
+    """The first batches of a test, enough for a curve."""
+    examples = 0
+    for count, batch in enumerate(batches):
+        if count >= FIRST and examples >= ENOUGH:
+            return batches[:count]
+        examples += size(batch)
+    return batches
 
 
 def faithfulness(
@@ -225,9 +335,10 @@ def faithfulness(
         logits: As learned, for every unit.
     """
     data = experiment.data
-    if name.seed or name.subtask not in data.tested or isinstance(data, HoldsOut) or len(data.subtasks) > FEW:
+    own = data.full if isinstance(data, HoldsOut) else name.subtask  # what a subtask left out is no test of its mask
+    if name.seed or own not in data.tested or len(data.subtasks) > FEW:
         return None
-    tests, metric = data.tests("valid", name.subtask)[:SOME], data.metric(name.subtask)
+    tests, metric = some(data.tests("valid", own)), data.metric(own)
     return curve(over, logits, lambda mask: evaluate(masked(model, mask), tests, metric).value)
 
 

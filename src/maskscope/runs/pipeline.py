@@ -14,10 +14,11 @@ from maskscope.analysis.ablate import completed, half
 from maskscope.analysis.controls import ShuffledLabels
 from maskscope.analysis.number import Number
 from maskscope.core.apply import bake
+from maskscope.core.batches import Batches
 from maskscope.core.device import CPU
 from maskscope.core.files import Damaged, load_tensors, save_tensors
 from maskscope.core.fingerprint import Fingerprint, fingerprint
-from maskscope.core.layout import Layout, layout
+from maskscope.core.layout import Layout
 from maskscope.core.learning.kernels import Mode, worth_compiling
 from maskscope.core.learning.learn import learning
 from maskscope.core.learning.learned import Reading, State, finish, origin_of, read, undecided
@@ -25,11 +26,13 @@ from maskscope.core.learning.logits import Logits
 from maskscope.core.mask import Mask
 from maskscope.core.seeded import derive, seeded
 from maskscope.runs.environment import at_work
+from maskscope.runs.experiment import Experiment, Masking, from_json, hashed, to_json
 from maskscope.runs.loop import Loop, Note, Report
 from maskscope.runs.measure import faithfulness, histogram, measure
+from maskscope.runs.own import OwnData, OwnNetwork
 from maskscope.runs.results import MaskName, MaskRecord, SeedResults
 from maskscope.runs.store import RunFolder, read_record, write_record
-from maskscope.runs.study import Experiment, Masking, from_json, to_json
+from maskscope.runs.testing import Tests
 from maskscope.runs.train import Trainee, TrainingState, training
 
 
@@ -49,6 +52,7 @@ class TrainingRecord:
 class _Learner:
     """What all masks of a network are learned with."""
 
+    experiment: Experiment
     masking: Masking
     model: nn.Module
     learned_on: Fingerprint
@@ -62,7 +66,7 @@ class _Learner:
         taken = set(self.over.matching(patterns))
         rest = [name for name in self.over.names if name not in taken]
         network = bake(self.model, half(control, patterns))
-        return network, layout(network, rest, granularity=self.masking.granularity)
+        return network, self.experiment.over(network, rest)
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,8 @@ class Runner:
 
     def _masks(self, masking: Masking, model: nn.Module) -> dict[MaskName, Mask]:
         """Every mask, the control first: others may take parameters from it."""
-        over = masking.over(model)
-        learner = _Learner(masking, model, fingerprint(model), over)
+        over = self.experiment.over(model)
+        learner = _Learner(self.experiment, masking, model, fingerprint(model), over)
         masks: dict[MaskName, Mask] = {}
         for subtask, seed in self.experiment.masks():
             control = masks.get(MaskName(self.experiment.data.full, 0))
@@ -111,9 +115,30 @@ class Runner:
         work = len(self.experiment.masks()) * masking.schedule.steps * masking.schedule.samples * over.units
         return "compiled" if worth_compiling(work) else "auto"
 
+    def _batches(self, name: MaskName, masking: Masking, seed: int) -> Batches:
+        data = self.experiment.data
+        if isinstance(data, OwnData):
+            return data.learning(name.subtask, name.seed * masking.schedule.steps)
+        return data.batches("train", masking.batch, derive(seed, "batches"), name.subtask)
+
     def _loop(self, phase: str) -> Loop:
         task = f"{self.experiment.variant} seed {self.seed}"
         return Loop(self.folder, task, phase, self.report, self.checkpoint_seconds, self.tell_seconds)
+
+    def _given(self, network: OwnNetwork) -> nn.Module:
+        """The network of a study: looked at, not copied. If it is another than before, what was begun on that one is dropped."""
+        with seeded(derive(self.seed, "network")):
+            model = network.given(self.seed).to(self.device)
+        digest = fingerprint(model).digest
+        known = read_record(self.folder.training, TrainingRecord) if self.folder.training.exists() else None
+        if known is not None and known.digest != digest:
+            warnings.warn(
+                f"study {network.study!r} has another network than before: masks are learned again", stacklevel=2
+            )
+            self.folder.checkpoint.unlink(missing_ok=True)
+        if known is None or known.digest != digest:
+            write_record(self.folder.training, TrainingRecord(0.0, 0, math.nan, digest))
+        return model
 
     def _built(self) -> nn.Module:
         with seeded(derive(self.seed, "network")):
@@ -121,6 +146,8 @@ class Runner:
         return built.to(self.device)
 
     def _trained(self) -> nn.Module:
+        if isinstance(self.experiment.network, OwnNetwork):
+            return self._given(self.experiment.network)
         if self.folder.model.exists() and self.folder.training.exists():
             try:
                 return self._loaded(self.folder)
@@ -202,7 +229,7 @@ class Runner:
         return self._learn(name, learner, control)
 
     def _learn(self, name: MaskName, learner: _Learner, control: Mask | None) -> Mask:
-        masking, data = learner.masking, self.experiment.data
+        masking, data, gate = learner.masking, self.experiment.data, self.experiment.gate
         model, over = (learner.model, learner.over) if control is None else learner.beside(control)
         loop = self._loop(f"mask of {name.subtask}" + (f", learned again ({name.seed})" if name.seed else ""))
         seed = derive(self.seed, "mask", name.subtask, name.seed)
@@ -211,12 +238,13 @@ class Runner:
         objective = data.objective(name.subtask)
         states = learning(
             model,
-            data.batches("train", masking.batch, derive(seed, "batches"), name.subtask),
+            self._batches(name, masking, seed),
             ShuffledLabels(objective) if masking.shuffled_labels else objective,
             layout=over,
-            gate=masking.gate,
+            gate=gate,
             schedule=masking.schedule,
             penalty=masking.penalty,
+            density=masking.density,
             seed=seed,
             resume=logits,
             kernel=self._kernel(learner.over, masking),
@@ -228,14 +256,14 @@ class Runner:
 
         seconds = loop.run(states, logits.state, reading, before)
         origin = origin_of(
-            gate=masking.gate,
+            gate=gate,
             steps=logits.step,
-            penalty=masking.penalty,
+            penalty=logits.turned(masking.penalty),
             seed=name.seed,
             subtask=name.subtask,
             model=learner.learned_on,
         )
-        learned = finish(logits, masking.gate, origin, ())
+        learned = finish(logits, gate, origin, ())
         mask = learned.mask if control is None else completed(learned.mask, control)
         mask.save(self.folder.mask(name.subtask, name.seed))
         probability, curve = learned.probability, tuple(Reading(**reading) for reading in loop.readings())
@@ -248,15 +276,18 @@ class Runner:
         return mask
 
     def _measured(self, model: nn.Module, masks: Mapping[MaskName, Mask]) -> SeedResults:
-        inputs = [self.folder.model, *(self.folder.mask(name.subtask, name.seed) for name in masks)]
+        inputs = [self.folder.training, *(self.folder.mask(name.subtask, name.seed) for name in masks)]
         path, loop = self.folder.results, self._loop("testing")
         if path.exists() and path.stat().st_mtime_ns >= max(item.stat().st_mtime_ns for item in inputs):
             try:
                 return read_record(path, SeedResults)
             except Damaged as damage:
                 warnings.warn(f"measuring again: {damage}", stacklevel=2)
-        results = measure(self.experiment, self.seed, model, masks)
+        digest = hashed({"network": fingerprint(model).digest, "masks": [mask.digest for mask in masks.values()]})
+        tests = Tests(self.folder.tests, digest, loop.task, self.report)
+        results = measure(self.experiment, self.seed, model, masks, tests)
         write_record(path, results)
+        tests.drop()
         loop.finish(1, "tested")
         return results
 

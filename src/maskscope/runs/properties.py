@@ -14,8 +14,8 @@ from maskscope.analysis.intervals import NOTHING, Interval, crossed, nested, stu
 from maskscope.analysis.modularity import SEPARATE_BELOW, SHARED_ABOVE, Finding, Placed, Reuse
 from maskscope.analysis.specialize import Specialization, specialization
 from maskscope.runs.estimates import compared, reuse_in
+from maskscope.runs.experiment import Experiment
 from maskscope.runs.results import MaskName, PairOverlap, SeedResults
-from maskscope.runs.study import Experiment
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.runs.estimates import accuracies, accuracy
+from maskscope.runs.experiment import Experiment
 from maskscope.runs.results import HoldsOut, SeedResults
-from maskscope.runs.study import Experiment
 
 RemovalFinding = Literal["exclusive weights", "some exclusive weights", "no exclusive weights", "cannot tell"]
 

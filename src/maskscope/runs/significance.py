@@ -14,9 +14,9 @@ from maskscope.analysis.compare import symmetric
 from maskscope.analysis.number import Number
 from maskscope.analysis.significance import Network, combined, corrected, differs_from_ceiling
 from maskscope.runs.estimates import compared
+from maskscope.runs.experiment import Experiment
 from maskscope.runs.measure import places
 from maskscope.runs.results import MaskName, PairOverlap, SeedResults
-from maskscope.runs.study import Experiment
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,11 @@ class RunFolder:
         return self.path / "checkpoint" / "state.safetensors"
 
     @property
+    def tests(self) -> Path:
+        """Tests done so far, while there are no results yet."""
+        return self.path / "checkpoint" / "tests.jsonl"
+
+    @property
     def metrics(self) -> Path:
         """One line per reading, appended."""
         return self.path / "metrics.jsonl"

@@ -12,7 +12,7 @@ from maskscope.core.checkpoint import restore_training, training_state
 from maskscope.core.device import device_of, onto
 from maskscope.core.objectives import Objective
 from maskscope.core.seeded import derive, seeded
-from maskscope.runs.study import Training
+from maskscope.runs.experiment import Training
 
 
 class Trainee:

@@ -9,10 +9,10 @@ from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, percent
 from maskscope.runs.estimates import accuracy, reuse_in
+from maskscope.runs.experiment import Experiment
 from maskscope.runs.properties import Reused, reused, specialized
 from maskscope.runs.removal import RemovalFinding, drops, removal_finding, worst_besides
-from maskscope.runs.results import FEW, HIDDEN, HoldsOut, SeedResults
-from maskscope.runs.study import Experiment
+from maskscope.runs.results import ALL, FEW, HoldsOut, SeedResults
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Verdict:
 
 SPARED = 0.9
 """Below this share of its accuracy a subtask counts as harmed by the removal of another's weights."""
+
+_NEARLY_ALL = 0.9
+"""Chance of an overlap above which there is nothing left to compare."""
 
 _WITHOUT = ("complement", "complement with ends open")
 
@@ -75,9 +78,10 @@ def _removal(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
 
 def _sharing(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     subtasks = experiment.data.subtasks
-    found = reuse_in(results, HIDDEN)
+    where = experiment.judged_in
+    found = reuse_in(results, where)
     warned = [warning for result in results for warning in result.warnings]
-    placed = reused(results, HIDDEN)
+    placed = reused(results, where)
     finding: Finding = "cannot tell" if warned else placed.finding
     named = " and ".join(subtasks) if len(subtasks) == 2 else f"the {len(subtasks)} subtasks"
     headline = {
@@ -88,14 +92,16 @@ def _sharing(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     }[finding]
     if finding == "separate" and _spared(experiment, results) < SPARED:
         headline += ", but removing those of one harms the other"
-    overlap = f"{_overlap_words(found)} P_reuse {placed.iou} by IoU, {placed.iomin} by IoMin.{_settle(placed, finding, warned)}"
+    overlap = f"{_overlap_words(where, found)} P_reuse {placed.iou} by IoU, {placed.iomin} by IoMin.{_settle(found, placed, finding, warned)}"
     return Verdict(finding, headline, overlap, _ablation_words(experiment, results), found)
 
 
-def _settle(placed: Reused, finding: Finding, warned: Sequence[str]) -> str:
+def _settle(found: Reuse, placed: Reused, finding: Finding, warned: Sequence[str]) -> str:
     """What would let one tell, where one cannot."""
     if finding != "cannot tell" or warned:
         return ""
+    if found.iou.chance > _NEARLY_ALL:
+        return " The masks keep nearly everything there: a higher penalty, or a smaller density, would leave something to compare."
     if math.isnan(placed.iou.mean):
         return (
             " Masks of one subtask agree too little with each other to judge by: learn longer, or units of whole rows."
@@ -116,9 +122,9 @@ def _spared(experiment: Experiment, results: Sequence[SeedResults]) -> float:
     )
 
 
-def _overlap_words(found: Reuse) -> str:
+def _overlap_words(where: str, found: Reuse) -> str:
     placed = found.iou
-    text = f"In the hidden layers their IoU is {placed.between.mean:.2f}, where chance is {placed.chance:.2f}"
+    text = f"In {'all layers' if where == ALL else f'the {where}'} their IoU is {placed.between.mean:.2f}, where chance is {placed.chance:.2f}"
     if placed.ceiling.n == 0:
         return f"{text}; without repeated masks there is no ceiling to compare with (repeats=2 or more)."
     text += f" and the same subtask learned again reaches {placed.ceiling.mean:.2f}"
@@ -134,11 +140,14 @@ def _ablation_words(experiment: Experiment, results: Sequence[SeedResults]) -> s
     other_mask = _mean(accuracy(results, "mask", b, a) for a, b in others)
     own_without, own_open = (_mean(accuracy(results, kind, s, s) for s in subtasks) for kind in _WITHOUT)
     other_without, other_open = (_mean(accuracy(results, kind, b, a) for a, b in others) for kind in _WITHOUT)
+    only_hidden = (
+        f"; if only hidden weights are removed (input and output layers taken from the control mask), in {own_open:.1%} and "
+        f"{other_open:.1%}"
+    )
     return (
         f"A mask alone serves its own subtask in {own_mask:.1%} of cases and the other in {other_mask:.1%}. Without the "
-        f"mask's weights its own is right in {own_without:.1%} and the other in {other_without:.1%}; if only hidden weights "
-        f"are removed (input and output layers taken from the control mask), in {own_open:.1%} and {other_open:.1%}."
-        f"{_special_words(experiment, results)}"
+        f"mask's weights its own is right in {own_without:.1%} and the other in {other_without:.1%}"
+        f"{'' if math.isnan(own_open) else only_hidden}.{_special_words(experiment, results)}"
     )
 
 

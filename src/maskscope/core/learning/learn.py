@@ -159,7 +159,7 @@ def learning(
         good.add_(fine)
         return loss
 
-    step_over.gating.penalty.fill_(_turned(penalty, logits))
+    step_over.gating.penalty.fill_(logits.turned(penalty))
     if cuda_graph and logits.device.type == "cuda":
         work = Replayed(work, logits.device)
     for step, batch in zip(range(start, schedule.steps), stream(batches, start), strict=False):
@@ -272,7 +272,7 @@ def learn_mask(
     origin = origin_of(
         gate=gate,
         steps=logits.step,
-        penalty=_turned(penalty, logits),
+        penalty=logits.turned(penalty),
         seed=seed,
         subtask=subtask,
         model=fingerprint(model),
@@ -294,11 +294,6 @@ def _sizing(logits: Logits, density: float, penalty: float, gate: Gate) -> Sizin
     return logits.sizing or Sizing(density, logits.schedule)
 
 
-def _turned(penalty: float, logits: Logits) -> float:
-    """The penalty of the next step."""
-    return penalty if logits.sizing is None else penalty * logits.sizing.factor
-
-
 def _look(logits: Logits, gate: Gate, gating: Gating, penalty: float) -> None:
     """After a step, when due: has the mask settled, has it the size that was asked for? In the end it gets that size."""
     settling, sizing, units = logits.settling, logits.sizing, logits.layout.units
@@ -311,7 +306,7 @@ def _look(logits: Logits, gate: Gate, gating: Gating, penalty: float) -> None:
     if sizing.due(logits.step):
         expected = sum(float(part.sum(dtype=torch.float64)) for part in probabilities(logits, gate))
         sizing.look(logits.step, expected / units)
-        gating.penalty.fill_(_turned(penalty, logits))
+        gating.penalty.fill_(logits.turned(penalty))
     if logits.step == settling.end:
         logits.cut(sizing.density, gate.threshold)
 

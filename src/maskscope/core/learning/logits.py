@@ -66,6 +66,10 @@ class Logits:
         if not self.low_memory:
             self.prepared = kernel.prepare(torch.empty_like(self.rows), self.rows)
 
+    def turned(self, penalty: float) -> float:
+        """The penalty of the next step, where a size is aimed at."""
+        return penalty if self.sizing is None else penalty * self.sizing.factor
+
     def spread(self, seed: int) -> None:
         """Begin as noise around zero, where equal logits would have no order; the same for the same seed."""
         for span in self.layout.spans:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -13,8 +13,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid, TopK
-from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
+from maskscope.core.gates import Gate, GumbelSigmoid, HardConcrete, Sigmoid, TopK
+from maskscope.core.granularity import PerBlock, PerInput, PerOutput, PerTensor, PerWeight
+from maskscope.core.groups import PerHead, PerLayer, PerNeuron
 from maskscope.core.layout import Layout, layout
 from maskscope.core.learning.learn import PENALTY
 from maskscope.core.learning.schedules import FAST, Schedule
@@ -32,15 +33,21 @@ from maskscope.models.planted import PlantedSettings
 from maskscope.models.resnet import PretrainedResNetSettings, ResNetSettings
 from maskscope.models.transformer import TransformerSettings
 from maskscope.models.twin import CopySecondHalf
+from maskscope.runs.own import OwnChoice, OwnData, OwnNetwork
+from maskscope.runs.results import ALL, HIDDEN
 from maskscope.runs.store import dumped, parsed
 
 FORMAT = 3
 """Raised when the same configuration gives other numbers than before; part of every run's hash."""
 
-Gates = Annotated[GumbelSigmoid | HardConcrete | Sigmoid | TopK, Field(discriminator="kind")]
-Granularity = Annotated[PerWeight | PerOutput | PerInput | PerTensor, Field(discriminator="kind")]
+Gates = Annotated[GumbelSigmoid | HardConcrete | Sigmoid | TopK | OwnChoice, Field(discriminator="kind")]
+Granularity = Annotated[
+    PerWeight | PerOutput | PerInput | PerTensor | PerBlock | PerHead | PerNeuron | PerLayer | OwnChoice,
+    Field(discriminator="kind"),
+]
 Data = Annotated[
-    DoubleAddition | AddMul | Scan | Mathematics | ClassRemoval | ClassPairs | Planted, Field(discriminator="kind")
+    DoubleAddition | AddMul | Scan | Mathematics | ClassRemoval | ClassPairs | Planted | OwnData,
+    Field(discriminator="kind"),
 ]
 NetworkSettings = Annotated[
     MLPSettings
@@ -50,7 +57,8 @@ NetworkSettings = Annotated[
     | CNNSettings
     | ResNetSettings
     | PretrainedResNetSettings
-    | PlantedSettings,
+    | PlantedSettings
+    | OwnNetwork,
     Field(discriminator="kind"),
 ]
 
@@ -149,6 +157,8 @@ class Masking:
     """Parameters in which subtasks' masks are the control mask, not learned. Source: the paper's CIFAR-10 (output layer)."""
     shuffled_labels: bool = False
     """A control: each example has another's labels."""
+    density: float | None = None
+    """Share of the units to keep; None: as many as the penalty leaves."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -156,10 +166,6 @@ class Masking:
             raise ValueError(f"repeats must be at least 1, got {self.repeats}")
         if self.batch < self.schedule.samples:
             raise ValueError(f"a mask batch of {self.batch} cannot be cut into {self.schedule.samples} samples")
-
-    def over(self, model: nn.Module) -> Layout:
-        """The layout of its masks over a network."""
-        return layout(model, self.select or None, granularity=self.granularity)
 
 
 @dataclass(frozen=True)
@@ -221,6 +227,11 @@ class Experiment:
         return f"{trained}, then learn {len(self.masks())} masks of {schedule.steps:,} steps with {schedule.samples} samples each"
 
     @property
+    def judged_in(self) -> str:
+        """The part of the network whose overlap the verdict is about: its hidden layers; all, where none are set apart."""
+        return HIDDEN if self.network.ends else ALL
+
+    @property
     def subtasks(self) -> tuple[str, ...]:
         """The full task (its mask is the control) and the subtasks."""
         return (self.data.full, *self.data.subtasks)
@@ -232,8 +243,34 @@ class Experiment:
             >>> Experiment("double-addition", "fnn", DoubleAddition("separate"), MLPSettings()).layout().weights
             12240000
         """
+        if isinstance(self.network, OwnNetwork):
+            return self.over(self.network.given(0))
         with torch.device("meta"):
-            return (self.masking or Masking()).over(self.network.build(self.data.inputs, self.data.outputs))
+            return self.over(self.network.build(self.data.inputs, self.data.outputs))
+
+    def over(self, model: nn.Module, select: Sequence[str] = ()) -> Layout:
+        """The layout of its masks over a network; default settings where it learns none.
+
+        Args:
+            model: The network.
+            select: Which parameters. Default: those of the experiment.
+        """
+        if isinstance(self.network, OwnNetwork):
+            return self.network.over(model)
+        masking = self.masking or Masking()
+        if isinstance(masking.granularity, OwnChoice):
+            raise TypeError(f"{masking.granularity.text} is known to its study file only")
+        return layout(model, select or masking.select or None, granularity=masking.granularity)
+
+    @property
+    def gate(self) -> Gate:
+        """Of its masks; the default where it learns none."""
+        if isinstance(self.network, OwnNetwork):
+            return self.network.gate
+        gate = (self.masking or Masking()).gate
+        if isinstance(gate, OwnChoice):
+            raise TypeError(f"{gate.text} is known to its study file only")
+        return gate
 
     def masks(self) -> tuple[tuple[str, int], ...]:
         """Every mask to learn, as (subtask, mask seed): the control once, each subtask ``repeats`` times."""
@@ -246,7 +283,7 @@ class Experiment:
 _LATER: dict[str, dict[str, object]] = {
     "": {"gradients": []},
     "training": {"optimizer": json.loads(dumped(Adam())), "warmup": 0, "milestones": []},
-    "masking": {"from_control": [], "shuffled_labels": False},
+    "masking": {"from_control": [], "shuffled_labels": False, "density": None},
     "network": {"start": "torch"},
 }
 """Settings that came after ``FORMAT``: while they hold these values they are no part of a hash, so that older runs stay found."""
