@@ -14,25 +14,31 @@ from torch import Tensor, nn
 from maskscope.core.device import device_of
 from maskscope.core.layout import gated
 from maskscope.core.mask import Mask, expect_mask
+from maskscope.core.replacement import Replacement, checked
 
 
 class Masked:
     """A network under a mask, called like the network itself. Make it with ``masked``."""
 
-    def __init__(self, model: nn.Module, mask: Mask) -> None:
-        """Keep both; the weights are not copied."""
+    def __init__(self, model: nn.Module, mask: Mask, replacement: Mapping[str, Tensor]) -> None:
+        """Keep them; the weights are not copied."""
         self.model = model
         self.mask = mask
+        self.replacement = replacement
         self._gates = mask.gates.to(device_of(model))  # unpacked and brought there once, not at every call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The network's forward pass with ``weight * gate`` in place of each masked weight."""
         parameters = dict(self.model.named_parameters())
-        weights = gated(self._gates, self.mask.layout, parameters)
+        weights = gated(self._gates, self.mask.layout, parameters, self.replacement)
         return call_with(self.model, weights, *args, **kwargs)
 
+    def complement(self, *args: Any, **kwargs: Any) -> Any:
+        """The same with the weights that the mask removes, as objectives with a term about it call it."""
+        return Masked(self.model, ~self.mask, self.replacement)(*args, **kwargs)
 
-def masked(model: nn.Module, mask: Mask) -> Masked:
+
+def masked(model: nn.Module, mask: Mask, replacement: Replacement | None = None) -> Masked:
     """The network under a mask: a callable with the network's own signature.
 
     The network is not wrapped or changed, and later changes of its weights are seen. Gradients reach the kept weights
@@ -42,6 +48,7 @@ def masked(model: nn.Module, mask: Mask) -> Masked:
     Args:
         model: The network the mask was made for.
         mask: What to keep.
+        replacement: What removed weights become, by parameter (``maskscope.core.replacement``). Default: zero.
 
     Raises:
         KeyError, ValueError: The mask is for another network (names and shapes are compared here, values by
@@ -53,12 +60,11 @@ def masked(model: nn.Module, mask: Mask) -> Masked:
         >>> masked(model, Mask.empty(layout(model)))(torch.ones(1, 2)).tolist()
         [[0.0, 0.0, 0.0]]
     """
-    _check(model, mask)
-    return Masked(model, mask)
+    return Masked(model, mask, _checked(model, mask, replacement))
 
 
 @contextmanager
-def applied(model: nn.Module, mask: Mask) -> Generator[nn.Module]:
+def applied(model: nn.Module, mask: Mask, replacement: Replacement | None = None) -> Generator[nn.Module]:
     """The network itself under a mask, for ``generate`` and other methods that are not its forward pass.
 
     The Parameter objects stay; their data is swapped for the gated copy and put back at the end, also after an error.
@@ -67,6 +73,7 @@ def applied(model: nn.Module, mask: Mask) -> Generator[nn.Module]:
     Args:
         model: The network the mask was made for.
         mask: What to keep.
+        replacement: What removed weights become, by parameter (``maskscope.core.replacement``). Default: zero.
 
     Raises:
         KeyError, ValueError: The mask is for another network.
@@ -78,10 +85,10 @@ def applied(model: nn.Module, mask: Mask) -> Generator[nn.Module]:
         ...     int(silent.weight.count_nonzero())
         0
     """
-    _check(model, mask)
+    becomes = _checked(model, mask, replacement)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        replaced = gated(mask.gates, mask.layout, parameters)
+        replaced = gated(mask.gates, mask.layout, parameters, becomes)
     kept = {name: parameters[name].data for name in replaced}
     try:
         for name, tensor in replaced.items():
@@ -92,12 +99,13 @@ def applied(model: nn.Module, mask: Mask) -> Generator[nn.Module]:
             parameters[name].data = tensor
 
 
-def bake(model: nn.Module, mask: Mask) -> nn.Module:
-    """A copy of the network with the removed weights set to zero: a plain model for other tools.
+def bake(model: nn.Module, mask: Mask, replacement: Replacement | None = None) -> nn.Module:
+    """A copy of the network with the removed weights set to zero, or replaced: a plain model for other tools.
 
     Args:
         model: The network the mask was made for.
         mask: What to keep.
+        replacement: What removed weights become, by parameter (``maskscope.core.replacement``). Default: zero.
 
     Raises:
         KeyError, ValueError: The mask is for another network.
@@ -108,11 +116,11 @@ def bake(model: nn.Module, mask: Mask) -> nn.Module:
         >>> int(bake(model, Mask.empty(layout(model))).weight.count_nonzero())
         0
     """
-    _check(model, mask)
+    becomes = _checked(model, mask, replacement)
     pruned = copy.deepcopy(model)
     parameters = dict(pruned.named_parameters())
     with torch.no_grad():
-        for name, tensor in gated(mask.gates, mask.layout, parameters).items():
+        for name, tensor in gated(mask.gates, mask.layout, parameters, becomes).items():
             parameters[name].copy_(tensor)
     return pruned
 
@@ -204,5 +212,9 @@ def _set_flat(module: nn.RNNBase, weights: list[Tensor], references: list[Any]) 
     module._flat_weight_refs = references  # pyright: ignore[reportPrivateUsage]
 
 
-def _check(model: nn.Module, mask: object) -> None:
-    expect_mask(mask).layout.check({name: parameter.shape for name, parameter in model.named_parameters()})
+def _checked(model: nn.Module, mask: object, replacement: Replacement | None) -> dict[str, Tensor]:
+    """The replacement, after a look at whether mask and replacement fit the network."""
+    parameters = dict(model.named_parameters())
+    layout = expect_mask(mask).layout
+    layout.check({name: parameter.shape for name, parameter in parameters.items()})
+    return checked(replacement, layout, parameters)

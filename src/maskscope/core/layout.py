@@ -305,9 +305,16 @@ def layout(
 
 
 def gated(
-    flat: Float[Tensor, " units"], over: Layout, parameters: Mapping[str, Tensor]
+    flat: Float[Tensor, " units"],
+    over: Layout,
+    parameters: Mapping[str, Tensor],
+    replacement: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Shaped[Tensor, "..."]]:
-    """Every masked parameter times its gates; differentiable in both."""
-    return {
+    """Every masked parameter times its gates, plus what replaces it times one minus the gates; differentiable in both."""
+    found = {
         segment.parameter: segment.gated(parameters[segment.parameter], segment.own(flat)) for segment in over.segments
     }
+    for name, value in (replacement or {}).items():
+        segment = over.by_name[name]
+        found[name] = found[name] + segment.gated(value.expand(segment.shape), 1 - segment.own(flat))
+    return found

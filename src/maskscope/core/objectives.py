@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-from maskscope.core.batches import Batch
+from maskscope.core.batches import Batch, size
 
 IGNORED = -100
 """Label of positions that do not count: torch's own default."""
@@ -130,3 +130,114 @@ class Distillation:
             meant = functional.log_softmax(self.outputs(self.reference, batch).flatten(0, -2), -1)
         said = functional.log_softmax(self.outputs(model, batch).flatten(0, -2), -1)
         return functional.kl_div(said, meant, reduction="batchmean", log_target=True)
+
+
+@dataclass(frozen=True)
+class Complete:
+    """An objective with a term for completeness: without the mask's weights the network must fail.
+
+    The term is the shortfall of the complement's loss below ``failed``; above it there is nothing to gain. A step costs about
+    twice as much. Source: the completeness loss of DiscoGP (Yu et al. 2024), with a bound.
+
+    Raises (when called):
+        TypeError: The network has no complement: it is not under a mask.
+
+    Examples:
+        >>> import math
+        >>> from maskscope.core.apply import masked
+        >>> from maskscope.core.layout import layout
+        >>> from maskscope.core.mask import Mask
+        >>> model = torch.nn.Linear(2, 2)
+        >>> batch = (torch.ones(4, 2), torch.tensor([0, 1, 1, 0]))
+        >>> under = masked(model, Mask.empty(layout(model)))  # the complement is the whole network
+        >>> sum_ = Complete(cross_entropy, failed=math.log(2))(under, batch)
+        >>> bool(sum_ >= cross_entropy(under, batch))
+        True
+    """
+
+    objective: Objective
+    failed: float
+    """The loss at which a network has failed: of guessing, the logarithm of the number of classes."""
+    weight: float = 1.0
+    """Of the term."""
+
+    def __call__(self, model: Network, batch: Any) -> Float[Tensor, ""]:
+        """The loss under the mask, and the term."""
+        complement = getattr(model, "complement", None)
+        if not callable(complement):
+            raise TypeError(f"{type(model).__name__} has no complement; this objective is for networks under a mask")
+        shortfall = functional.relu(self.failed - self.objective(complement, batch))
+        return self.objective(model, batch) + self.weight * shortfall
+
+    def weigh(self, batch: Any) -> float:
+        """As the objective does."""
+        return weight_of(self.objective, batch)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A subtask's batch, and one of other subtasks beside it; cut together, so of as many examples."""
+
+    own: Batch
+    others: Batch
+
+
+@dataclass(frozen=True)
+class Specific:
+    """An objective with a term for specificity: other subtasks must not be served by the mask. For batches from ``beside``.
+
+    The term is the shortfall of the others' loss below ``failed``.
+
+    Examples:
+        >>> import math
+        >>> batch = (torch.eye(2) * 9, torch.tensor([0, 1]))
+        >>> wanted = Specific(cross_entropy, cross_entropy, failed=math.log(2))
+        >>> round(float(wanted(torch.nn.Identity(), Beside(batch, batch))), 2)  # both served, the other by ln 2 too well
+        0.69
+    """
+
+    objective: Objective
+    others: Objective
+    """The loss of the other subtasks."""
+    failed: float
+    """The loss at which a network has failed them."""
+    weight: float = 1.0
+    """Of the term."""
+
+    def __call__(self, model: Network, batch: Beside) -> Float[Tensor, ""]:
+        """The loss on the own batch, and the term."""
+        shortfall = functional.relu(self.failed - self.others(model, batch.others))
+        return self.objective(model, batch.own) + self.weight * shortfall
+
+    def weigh(self, batch: Beside) -> float:
+        """As the objective does."""
+        return weight_of(self.objective, batch.own)
+
+
+def beside(own: Callable[[int], Batch], others: Callable[[int], Batch]) -> Callable[[int], Beside]:
+    """Batches of a subtask with batches of other subtasks, for ``Specific``.
+
+    Args:
+        own: A function of the step.
+        others: Another; its batches have as many examples.
+
+    Raises (when called):
+        ValueError: Other numbers of examples: they are cut together.
+
+    Examples:
+        >>> beside(lambda step: torch.ones(2), lambda step: torch.zeros(2))(0)
+        Beside(own=tensor([1., 1.]), others=tensor([0., 0.]))
+    """
+
+    def both(step: int) -> Beside:
+        first, second = own(step), others(step)
+        if size(first) != size(second):
+            raise ValueError(f"a batch and that beside it are cut together: {size(first)} and {size(second)} examples")
+        return Beside(first, second)
+
+    return both
+
+
+def weight_of(objective: Objective, batch: Batch) -> float:
+    """What a batch's mean loss counts for: its examples, unless the objective says otherwise."""
+    return objective.weigh(batch) if isinstance(objective, Weighed) else float(size(batch))

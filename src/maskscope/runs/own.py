@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from maskscope.core.batches import Batch, Batches, size, stream
+from maskscope.core.batches import Batch, Batches, stream
 from maskscope.core.gates import Gate
 from maskscope.core.layout import Layout, layout
-from maskscope.core.objectives import Metric, Network, Objective, Weighed
+from maskscope.core.objectives import Metric, Network, Objective, weight_of
 from maskscope.study import ALL, Study
 
 _KNOWN: dict[str, Study] = {}
@@ -112,8 +112,7 @@ class _Turns:
         return self.objectives[batch.subtask](model, batch.batch)
 
     def weigh(self, batch: Turn) -> float:
-        objective = self.objectives[batch.subtask]
-        return objective.weigh(batch.batch) if isinstance(objective, Weighed) else float(size(batch.batch))
+        return weight_of(self.objectives[batch.subtask], batch.batch)
 
 
 @dataclass(frozen=True)

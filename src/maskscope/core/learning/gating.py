@@ -36,11 +36,16 @@ class _Shaped(NamedTuple):
     logits: Tensor
     total: Tensor
     """Their gradient."""
+    base: Tensor | None
+    """What is added to weight times gates."""
 
     def fill(self) -> None:
         """The leaf becomes weight times gates."""
         gates = self.gates.to(self.weight.device, self.weight.dtype).view(self.segment.gates)
-        torch.mul(self.weight, gates, out=self.leaf.detach().view(self.segment.view))
+        leaf = self.leaf.detach().view(self.segment.view)
+        torch.mul(self.weight, gates, out=leaf)
+        if self.base is not None:
+            leaf.add_(self.base)
 
     def collect(self, gate: Gate, stream: Words, *, expected: bool) -> None:
         """The leaf's gradient is summed over each unit's weights and added, times the slope."""
@@ -72,6 +77,8 @@ class _Pass(NamedTuple):
     prepared: Rows | None
     weights: Rows
     keys: tuple[Tensor, Tensor]
+    base: Rows | None
+    """What is added to weights times gates."""
 
 
 class Gating:
@@ -79,6 +86,8 @@ class Gating:
 
     A step is given the streams of its samples and begun; each sample is shown, and what backward leaves is kept; then the
     step is finished. Only ``draw`` brings numbers from Python: what follows can be captured and replayed.
+
+    Where something replaces removed weights, r in place of 0, the network sees (w - r) times the gate, plus r.
 
     With g the gradient of a gated weight under a sample, a logit gets the sum of g * weight over its unit's weights, times the
     gate's slope: the one expected of the sample's gate, or the sample's own (``schedule.slope``).
@@ -88,10 +97,20 @@ class Gating:
         logits: What is learned; their ``gradient`` is what comes out.
         kernel: The passes over rows.
         penalty: Added to the mean loss per unit of summed gate penalty.
+        replacement: What removed weights become, by parameter; 0 where nothing is named.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], logits: Logits, kernel: Kernel, penalty: float) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        logits: Logits,
+        kernel: Kernel,
+        penalty: float,
+        replacement: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Allocate everything."""
+        self._bases = dict(replacement or {})
+        weights = {**weights, **{name: weights[name] - base for name, base in self._bases.items()}}
         self.logits = logits
         self.kernel = kernel
         self.penalty = torch.tensor(penalty, dtype=torch.float32, device=logits.device)
@@ -155,6 +174,8 @@ class Gating:
                 self.kernel.sample(p.gated, p.logits, p.prepared, p.weights, p.keys, drawn)
             elif self.native is not None and p.planes is not None:
                 self.native.gate(p.gated, p.weights, p.planes[sample])
+            if p.base is not None:
+                p.gated.add_(p.base)
         for matrix in self.matrices.values():
             matrix.show(sample)
         for shaped in self.shaped:
@@ -229,13 +250,18 @@ class Gating:
             None if logits.prepared is None else logits.prepared[rows].data,
             self._weights_of(run, shares).data,
             (blocks.key0[rows].data, blocks.key1[rows].data),
+            self._base_of(run, shares),
         )
         if alone is not None and gradient is None:
             alone.use_at_once(lambda whole: self._collect(found, whole.reshape(count, WIDTH).contiguous()))
         return found
 
     def _only_matrices(self, run: Run, weights: Mapping[str, Tensor]) -> bool:
-        return all(is_matrix(span) and _fits(weights[span.name], self.logits.rows) for span in run.spans)
+        """Whether products that apply gates themselves will do; they know of no replacement."""
+        return all(
+            is_matrix(span) and _fits(weights[span.name], self.logits.rows) and span.name not in self._bases
+            for span in run.spans
+        )
 
     def _matrix(
         self, span: Span, weight: Tensor, planes: Planes, gradient: Rows | None, start: int, native: Library
@@ -267,8 +293,22 @@ class Gating:
         for item in span.segments:
             weight = weights[item.parameter]
             leaf = torch.zeros(item.shape, dtype=weight.dtype, device=weight.device).requires_grad_()
-            self.shaped.append(_Shaped(item, span, weight.reshape(item.view), leaf, gates, values, total))
+            base = self._bases.get(item.parameter)
+            laid = None if base is None else base.to(weight).expand(item.shape).reshape(item.view)
+            self.shaped.append(_Shaped(item, span, weight.reshape(item.view), leaf, gates, values, total, laid))
         return None
+
+    def _base_of(self, run: Run, shares: list[Tensor | None]) -> Rows | None:
+        """What is added to a run's rows; None where nothing is."""
+        written = [span for span, share in zip(run.spans, shares, strict=True) if share is not None]
+        replaced = [span for span in written if span.name in self._bases]
+        if not replaced:
+            return None
+        rows = torch.zeros(run.rows.stop - run.rows.start, WIDTH, dtype=torch.float32, device=self.logits.device)
+        for span in replaced:
+            shape = span.segments[0].shape
+            self.logits.blocks.own(rows, span, run.rows.start).copy_(self._bases[span.name].expand(shape).reshape(-1))
+        return rows
 
     def _weights_of(self, run: Run, shares: list[Tensor | None]) -> Rows:
         """What the gates of a run are multiplied with: the parameter itself if it fills whole rows, else a copy."""

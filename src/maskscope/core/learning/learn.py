@@ -36,6 +36,7 @@ from maskscope.core.learning.step import Step
 from maskscope.core.modes import evaluating
 from maskscope.core.noise import draw
 from maskscope.core.objectives import Objective, Weighed
+from maskscope.core.replacement import Replacement, checked
 
 PENALTY = 1e-4 / 128
 """Default weight of the summed logits. Source: the paper's 1e-4 over its batch of 128 (LSTM and add-mul)."""
@@ -88,6 +89,10 @@ def learning(
     autocast: torch.dtype | None = None,
     low_memory: bool = False,
     cuda_graph: bool = False,
+    initial: Tensor | None = None,
+    replacement: Replacement | None = None,
+    accumulate: int = 1,
+    alongside: torch.optim.Optimizer | None = None,
 ) -> Generator[State]:
     """Learn a mask step by step; yields the state after each.
 
@@ -120,6 +125,13 @@ def learning(
         low_memory: Keep nothing that can be computed again, 4 bytes a masked weight less; slower, the same mask.
         cuda_graph: On a GPU, capture a step and replay it: several times faster where steps are short. For objectives that do
             the same each time; what they do in Python beside calling the network is done for the first steps only.
+        initial: Where each unit's logit begins, (units,), such as ``learned.logits`` of a mask like it. Default: all at
+            ``schedule.init``.
+        replacement: What removed weights become, by parameter (``maskscope.core.replacement``). Default: zero.
+        accumulate: Pieces that each part of a batch is cut into again, one after another: less memory for activations, the same
+            mask but for rounding.
+        alongside: An optimiser over other parameters that the objective uses, those of a probe: it takes a step with every step of
+            the mask. To resume, keep its state and theirs yourself.
 
     Raises:
         ValueError: Non-finite weights, unusable batches, or a loss that no masked weight takes part in.
@@ -135,6 +147,7 @@ def learning(
     """
     gate = GumbelSigmoid() if gate is None else gate
     _check_settings(layout, schedule, penalty, resume)
+    _check_options(accumulate, alongside, cuda_graph=cuda_graph)
     weights = _checked_weights(model, layout)
     logits = resume or Logits(layout, schedule, weights[layout.names[0]].device, low_memory=low_memory)
     _check_resume(logits, layout, schedule, repr((seed, penalty, gate, *([] if density is None else [density]))))
@@ -143,10 +156,18 @@ def learning(
     weigh = objective.weigh if isinstance(objective, Weighed) else None
     start, looks = logits.step, 1 if logits.device.type == "cpu" else _CHECK_EVERY
     fused = Kernel(gate, kernel, float(schedule.steps * layout.units * schedule.samples))
-    if gate.ranking is not None and not start:
-        logits.spread(seed)
-        logits.rank(gate.ranking, fused)
-    step_over = Step(model, objective, weights=weights, logits=logits, kernel=fused, penalty=penalty, autocast=autocast)
+    if not start:
+        _begin(logits, gate, fused, initial, seed)
+    step_over = Step(
+        model,
+        objective,
+        weights=weights,
+        logits=logits,
+        kernel=fused,
+        penalty=penalty,
+        autocast=autocast,
+        replacement=checked(replacement, layout, weights),
+    )
     good = torch.zeros((), dtype=torch.int64, device=logits.device)
     fine = torch.ones((), dtype=torch.bool, device=logits.device)
     settling, place = logits.settling, device_of(model)
@@ -157,6 +178,7 @@ def learning(
         if gate.ranking is not None:
             logits.rank(gate.ranking, fused)
         good.add_(fine)
+        _step(alongside, fine)
         return loss
 
     step_over.gating.penalty.fill_(logits.turned(penalty))
@@ -169,7 +191,7 @@ def learning(
         step_over.draw([draw(seed, step, sample, strata=strata) for sample in range(schedule.samples)])
         logits.begin(gate)
         with evaluating(model):
-            loss = work(cut(batch, schedule.samples, split, weigh))
+            loss = work(_parts(cut(batch, schedule.samples * accumulate, split, weigh), accumulate))
         logits.step += 1
         logits.compile_seconds = fused.compile_seconds
         if ((step + 1) % looks == 0 or step + 1 == settling.end) and not bool(fine):
@@ -197,6 +219,10 @@ def learn_mask(
     autocast: torch.dtype | None = None,
     low_memory: bool = False,
     cuda_graph: bool = False,
+    initial: Tensor | None = None,
+    replacement: Replacement | None = None,
+    accumulate: int = 1,
+    alongside: torch.optim.Optimizer | None = None,
     watch: Watch | None = None,
 ) -> Learned:
     """Learn the mask of one subtask over a frozen network: ``learning`` run to its end.
@@ -222,6 +248,13 @@ def learn_mask(
         low_memory: Keep nothing that can be computed again, 4 bytes a masked weight less; slower, the same mask.
         cuda_graph: On a GPU, capture a step and replay it: several times faster where steps are short. For objectives that do
             the same each time; what they do in Python beside calling the network is done for the first steps only.
+        initial: Where each unit's logit begins, (units,), such as ``learned.logits`` of a mask like it. Default: all at
+            ``schedule.init``.
+        replacement: What removed weights become, by parameter (``maskscope.core.replacement``). Default: zero.
+        accumulate: Pieces that each part of a batch is cut into again, one after another: less memory for activations, the same
+            mask but for rounding.
+        alongside: An optimiser over other parameters that the objective uses, those of a probe: it takes a step with every step of
+            the mask. To resume, keep its state and theirs yourself.
         watch: Wraps the iteration; ``maskscope.progress("add")`` shows a progress bar.
 
     Raises:
@@ -257,6 +290,10 @@ def learn_mask(
         autocast=autocast,
         low_memory=low_memory,
         cuda_graph=cuda_graph,
+        initial=initial,
+        replacement=replacement,
+        accumulate=accumulate,
+        alongside=alongside,
     )
     state: State | None = None
     curve: list[Reading] = []
@@ -294,6 +331,29 @@ def _sizing(logits: Logits, density: float, penalty: float, gate: Gate) -> Sizin
     return logits.sizing or Sizing(density, logits.schedule)
 
 
+def _parts(pieces: Sequence[Part], accumulate: int) -> list[Part]:
+    """Pieces of a part see the part's sample."""
+    return [piece._replace(sample=piece.sample // accumulate) for piece in pieces]
+
+
+def _begin(logits: Logits, gate: Gate, kernel: Kernel, initial: Tensor | None, seed: int) -> None:
+    """Bring the logits to where they start; those of a ranking gate get an order, and a threshold between them."""
+    if initial is not None:
+        logits.begin_at(initial)
+    if gate.ranking is not None:
+        if initial is None:
+            logits.spread(seed)
+        logits.rank(gate.ranking, kernel)
+
+
+def _step(optimizer: torch.optim.Optimizer | None, fine: Tensor) -> None:
+    """Of what is learned beside the mask, unless the step was no good."""
+    if optimizer is not None:
+        if bool(fine):
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
 def _look(logits: Logits, gate: Gate, gating: Gating, penalty: float) -> None:
     """After a step, when due: has the mask settled, has it the size that was asked for? In the end it gets that size."""
     settling, sizing, units = logits.settling, logits.sizing, logits.layout.units
@@ -320,6 +380,17 @@ def _check_settings(layout: object, schedule: object, penalty: float, resume: ob
         raise ValueError(f"penalty must not be negative, got {penalty}")
     if not isinstance(resume, Logits | None):
         raise TypeError(f"resume takes the logits of a state (stop.state.logits), got {type(resume).__name__}")
+
+
+def _check_options(accumulate: int, alongside: object, *, cuda_graph: bool) -> None:
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+    if not isinstance(alongside, torch.optim.Optimizer | None):
+        raise TypeError(
+            f"alongside takes an optimiser, such as torch.optim.Adam(probe.parameters()), got {type(alongside).__name__}"
+        )
+    if alongside is not None and cuda_graph:
+        raise ValueError("a step with an optimiser alongside cannot be captured; learn without cuda_graph=True")
 
 
 def _check_resume(logits: Logits, layout: Layout, schedule: Schedule, settings: str) -> None:

@@ -70,6 +70,19 @@ class Logits:
         """The penalty of the next step, where a size is aimed at."""
         return penalty if self.sizing is None else penalty * self.sizing.factor
 
+    def begin_at(self, values: Float32[Tensor, " units"]) -> None:
+        """Begin elsewhere than at ``schedule.init``.
+
+        Raises:
+            ValueError: Another number of units, or values that are not finite.
+        """
+        if values.shape != (self.layout.units,) or not bool(values.isfinite().all()):
+            raise ValueError(
+                f"initial takes a finite logit for each of {self.layout.units} units, got shape {tuple(values.shape)} with "
+                f"{int((~values.isfinite()).sum())} that are not finite"
+            )
+        self.blocks.spread(values.to(self.device, torch.float32), self.rows)
+
     def spread(self, seed: int) -> None:
         """Begin as noise around zero, where equal logits would have no order; the same for the same seed."""
         for span in self.layout.spans:

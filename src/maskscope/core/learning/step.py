@@ -33,6 +33,7 @@ class Step:
         kernel: The passes over rows.
         penalty: Added to the mean loss per unit of summed gate penalty.
         autocast: The type of the network's products; None: as the network has it.
+        replacement: What removed weights become, by parameter.
     """
 
     def __init__(
@@ -45,17 +46,23 @@ class Step:
         kernel: Kernel,
         penalty: float,
         autocast: torch.dtype | None = None,
+        replacement: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Allocate everything."""
         self.model = model
         self.objective = objective
         self.logits = logits
         self.autocast = autocast
-        self.gating = Gating(weights, logits, kernel, penalty)
+        self.gating = Gating(weights, logits, kernel, penalty, replacement)
         self.collecting = Collecting()
         linear = products.forwards(model, self.gating.written | self.gating.matrices, self.collecting)
         lstm = recurrent.forwards(model, self.gating.matrices, self.collecting)
         self.swap = Swap(model, {**weights, **self.gating.seen}, linear | lstm)
+        self._whole = {
+            name: weights[name] + replacement[name] if replacement and name in replacement else weights[name]
+            for name in self.gating.seen
+        }
+        """What a sample and its complement add up to."""
         self._checked = False
 
     def draw(self, streams: Sequence[Draw]) -> None:
@@ -70,6 +77,12 @@ class Step:
             loss += self._part(part)
         self.gating.finish()
         return loss
+
+    def inverted(self, *args: Any, **kwargs: Any) -> Any:
+        """The network under the complement of the sample shown: what the sample keeps is replaced, and the other way round."""
+        seen = self.gating.seen
+        with Swap(self.model, {name: whole - seen[name] for name, whole in self._whole.items()}):
+            return self.model(*args, **kwargs)
 
     def _part(self, part: Part) -> Tensor:
         """Run one part under its sample and keep its gradient; returns its share of the loss."""
@@ -111,11 +124,7 @@ class Step:
         network itself (a distillation loss does) and then sees it as it is. They are swapped in again for backward,
         since gradient checkpointing runs the network a second time there.
         """
-
-        def network(*args: Any, **kwargs: Any) -> Any:
-            with self.swap:
-                return self.model(*args, **kwargs)
-
+        network = Sampled(self)
         with torch.enable_grad():
             device, lower = self.logits.device.type, self.autocast is not None
             with torch.autocast(device, self.autocast) if lower else nullcontext():
@@ -129,6 +138,23 @@ class Step:
                 finally:
                     self.collecting.on = False
         return share.detach()
+
+
+class Sampled:
+    """The network under a sample of its mask, as an objective gets it; called like the network itself."""
+
+    def __init__(self, step: Step) -> None:
+        """Of the sample that is shown."""
+        self._step = step
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The network with the weights that the sample keeps."""
+        with self._step.swap:
+            return self._step.model(*args, **kwargs)
+
+    def complement(self, *args: Any, **kwargs: Any) -> Any:
+        """The network with the weights that the sample removes, as differentiable; not with gradient checkpointing."""
+        return self._step.inverted(*args, **kwargs)
 
 
 def _note(reached: set[str], name: str, _leaf: Tensor) -> None:

@@ -1,0 +1,114 @@
+"""What removed weights become, where that is not zero: a mean, another network's weights, fresh ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from maskscope.core.layout import Layout
+from maskscope.core.seeded import seeded
+from maskscope.core.select import nearest
+
+Replacement = Mapping[str, Tensor]
+"""By parameter name: a tensor of its shape, or one that broadcasts to it. Parameters that are not named are removed to zero."""
+
+
+def means(model: nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """The mean of each masked parameter: removal leaves it its average.
+
+    Examples:
+        >>> import torch
+        >>> from maskscope.core.layout import layout
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 3.0]]))
+        >>> means(model, layout(model))
+        {'weight': tensor(2.)}
+    """
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name].detach().mean() for name in layout.names}
+
+
+def values_of(other: nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """Another network's weights: before training or fine-tuning, a donor's. Removal grafts them in.
+
+    Args:
+        other: A network with the same parameters.
+        layout: What is masked.
+
+    Raises:
+        KeyError, ValueError: It lacks parameters, or has them in other shapes.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> model, pretrained = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> bool((values_of(pretrained, layout(model))["weight"] == pretrained.weight).all())
+        True
+    """
+    layout.check({name: parameter.shape for name, parameter in other.named_parameters()})
+    parameters = dict(other.named_parameters())
+    return {name: parameters[name].detach().clone() for name in layout.names}
+
+
+def reinitialised(model: nn.Module, layout: Layout, seed: int = 0) -> dict[str, Tensor]:
+    """Fresh weights, as each layer draws them itself (``reset_parameters``): removal leaves it untrained.
+
+    Args:
+        model: The network; it is not changed.
+        layout: What is masked.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: A masked parameter's layer cannot draw its weights; ``values_of`` a network that was just built will do.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> model = nn.Linear(2, 1)
+        >>> fresh = reinitialised(model, layout(model), seed=1)
+        >>> bool((fresh["weight"] != model.weight).all())
+        True
+    """
+    fresh = copy.deepcopy(model)
+    owners = {
+        module: name for name, module in fresh.named_modules() if any(True for _ in module.parameters(recurse=False))
+    }
+    drawn: set[str] = set()
+    with seeded(seed):
+        for module, prefix in owners.items():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+                drawn |= {f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)}
+    missing = [name for name in layout.names if name not in drawn]
+    if missing:
+        kind = type(fresh.get_submodule(missing[0].rpartition(".")[0])).__name__
+        raise ValueError(
+            f"{len(missing)} masked parameters cannot be drawn again, first {missing[0]!r}: {kind} has no reset_parameters(); "
+            "build the network anew and pass values_of(fresh_network, layout)"
+        )
+    return values_of(fresh, layout)
+
+
+def checked(replacement: Replacement | None, layout: Layout, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The replacement in the type and on the device of the weights.
+
+    Raises:
+        KeyError: It names a parameter that is not masked; the message has the nearest names.
+        ValueError: A shape that does not fit, or values that are not finite.
+    """
+    found: dict[str, Tensor] = {}
+    for name, value in (replacement or {}).items():
+        segment = layout.by_name.get(name)
+        if segment is None:
+            raise KeyError(f"{name!r} is replaced but not masked; nearest: {nearest(name, layout.names)}")
+        try:
+            value.expand(segment.shape)
+        except RuntimeError:
+            raise ValueError(
+                f"the replacement of {name!r} has shape {tuple(value.shape)}, expected {segment.shape} or one that broadcasts to it"
+            ) from None
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"the replacement of {name!r} holds NaN or infinite values")
+        found[name] = value.detach().to(weights[name])
+    return found
