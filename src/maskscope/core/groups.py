@@ -66,7 +66,8 @@ _NEURONS: tuple[Mapping[str, Cut], ...] = (
 )
 """Feed-forward networks: Llama/Qwen/Mistral, T5 gated and plain, GPT-2, BERT, GPT-NeoX, torch's, ViT/OPT/BART, DistilBERT."""
 
-_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
+HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
+"""What attentions call the number of their heads."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def _found(model: nn.Module, recipes: Sequence[Mapping[str, Cut]], cut: Cutting,
 
 
 def _parts(known: Mapping[str, Site], prefix: str, recipe: Mapping[str, Cut]) -> Iterator[tuple[str, tuple[Site, Cut]]]:
-    """The parameters of a recipe's parts under a prefix; nothing unless every part is there."""
+    """The parameters of a recipe's parts under a prefix; nothing unless every part is there and none is empty."""
     found: list[tuple[str, tuple[Site, Cut]]] = []
     for part, cut in recipe.items():
         stem = f"{prefix}.{part}" if prefix else part
@@ -239,7 +240,7 @@ def _parts(known: Mapping[str, Site], prefix: str, recipe: Mapping[str, Cut]) ->
             for name in (f"{stem}.weight", f"{stem}_weight", f"{stem}.bias", f"{stem}_bias")
             if name in known
         ]
-        if not here:
+        if not here or not all(site.parameter.numel() for site in here):
             return
         # The bias of an output matrix is no head's own.
         found.extend((site.name, (site, cut)) for site in here if cut != "inputs" or site.parameter.ndim > 1)
@@ -249,11 +250,13 @@ def _parts(known: Mapping[str, Site], prefix: str, recipe: Mapping[str, Cut]) ->
 def _heads(module: nn.Module) -> int:
     """How many heads an attention has, from the module, its children or its configuration."""
     for owner in (module, *module.children(), getattr(module, "config", None)):
-        for attribute in _COUNTS:
+        for attribute in HEAD_COUNTS:
             count = getattr(owner, attribute, None)
             if isinstance(count, int):
                 return count
-    raise ValueError(f"{type(module).__name__} does not say how many heads it has ({', '.join(_COUNTS)}); use ms.Tied")
+    raise ValueError(
+        f"{type(module).__name__} does not say how many heads it has ({', '.join(HEAD_COUNTS)}); use ms.Tied"
+    )
 
 
 def _size(site: Site, cut: Cut) -> int:
