@@ -1,9 +1,14 @@
 """Shared by all tests: settings of hypothesis, one thread."""
 
+import signal
+import sys
+import warnings
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import maskscope.cli
 import pictures
 from maskscope.core.seeded import seeded
 from maskscope.data.cifar10 import ClassPairs, ClassRemoval
@@ -62,3 +67,25 @@ def _first_of(whole):
         return whole(self, *args, **{**kwargs, "size": SHORT})[:1]
 
     return tests
+
+
+@pytest.fixture
+def type_(monkeypatch, capsys, tmp_path):
+    """Type a command in an empty folder; returns its exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def type_(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["maskscope", *words])
+        code = 0
+        try:
+            maskscope.cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    yield type_
+    signal.signal(signal.SIGTERM, before)

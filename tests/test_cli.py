@@ -5,7 +5,6 @@ import subprocess
 import sys
 import sysconfig
 import time
-import warnings
 from pathlib import Path
 
 import pytest
@@ -17,33 +16,11 @@ from maskscope.runs.jobs import Job, JobFailed, run_jobs
 from maskscope.runs.store import RunFolder, folder_of
 
 
-@pytest.fixture
-def type_(monkeypatch, capsys, tmp_path):
-    """Type a command in an empty folder; returns its exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    before = signal.getsignal(signal.SIGTERM)
-
-    def type_(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["maskscope", *words])
-        code = 0
-        try:
-            maskscope.cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    yield type_
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.parametrize("command", ["", "list", "run", "report", "compare", "inspect"])
+@pytest.mark.parametrize("command", ["", "list", "run", "study", "report", "compare", "inspect"])
 def test_help_has_an_example(command, type_):
     code, out, _ = type_(*command.split(), "--help")
     assert code == 0
-    assert ("maskscope " + command if command else "list | run") in out
+    assert ("maskscope " + command if command else "list | run | study") in out
 
 
 def test_it_is_installed_as_a_command_and_as_a_module():

@@ -12,9 +12,11 @@ from maskscope.core.batches import Batch, Batches
 from maskscope.core.gates import Gate, GumbelSigmoid
 from maskscope.core.granularity import Granularity, PerWeight
 from maskscope.core.groups import Grouping
+from maskscope.core.layout import Layout
 from maskscope.core.learning.learn import PENALTY
 from maskscope.core.learning.schedules import FAST, Schedule
 from maskscope.core.objectives import Metric, Objective, accuracy, cross_entropy
+from maskscope.core.replacement import Replacement
 from maskscope.core.select import Pattern
 
 ALL = "all"
@@ -109,6 +111,9 @@ class Study:
     """As for ``learn_mask``."""
     density: float | None = None
     """As for ``learn_mask``: share of the units to keep."""
+    replacement: Callable[[nn.Module, Layout], Replacement] | None = None
+    """What removed weights become, in learning and in tests, from the network and the layout: such as
+    ``maskscope.core.replacement.means``. Default: zero."""
     repeats: int = 2
     """Masks of each subtask; two or more give the ceiling."""
     ends: Sequence[str] = ()

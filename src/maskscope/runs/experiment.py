@@ -19,6 +19,7 @@ from maskscope.core.groups import PerHead, PerLayer, PerNeuron
 from maskscope.core.layout import Layout, layout
 from maskscope.core.learning.learn import PENALTY
 from maskscope.core.learning.schedules import FAST, Schedule
+from maskscope.core.replacement import Replacement
 from maskscope.data.add_mul import AddMul
 from maskscope.data.cifar10 import ClassPairs, ClassRemoval
 from maskscope.data.double_addition import DoubleAddition
@@ -261,6 +262,10 @@ class Experiment:
         if isinstance(masking.granularity, OwnChoice):
             raise TypeError(f"{masking.granularity.text} is known to its study file only")
         return layout(model, select or masking.select or None, granularity=masking.granularity)
+
+    def replacement(self, model: nn.Module, over: Layout) -> Replacement:
+        """What removed weights become: zero, unless a study says otherwise."""
+        return self.network.replacement(model, over) if isinstance(self.network, OwnNetwork) else {}
 
     @property
     def gate(self) -> Gate:

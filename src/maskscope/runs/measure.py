@@ -24,6 +24,7 @@ from maskscope.core.batches import Batch, size
 from maskscope.core.layout import Layout
 from maskscope.core.mask import Mask
 from maskscope.core.objectives import Network
+from maskscope.core.replacement import Replacement
 from maskscope.core.seeded import derive
 from maskscope.core.select import by_layer
 from maskscope.runs.experiment import Experiment
@@ -81,7 +82,8 @@ def measure(
         tests: What is known already, and where progress goes. Default: nothing, nowhere.
     """
     tests = Tests() if tests is None else tests
-    networks, removals = list(_networks(experiment, seed, model, masks)), list(_removals(experiment, model, masks))
+    under = _under(experiment, model, masks)
+    networks, removals = list(_networks(experiment, seed, under, masks)), list(_removals(experiment, under, masks))
     looked_at = [item for item in networks if _is_looked_at(experiment, item)]
     compared_to = list(_alike(experiment, networks))
     tests.total = len(networks) + len(looked_at) + len(removals) + len(compared_to)
@@ -89,6 +91,7 @@ def measure(
     outcomes = tuple(found for item in looked_at for found in _outcomes(experiment, item, tests))
     pairs = tuple(found for item in removals for found in _pairs(experiment, item, tests))
     likeness = tuple(found for item in compared_to for found in _likeness(experiment, model, item, tests))
+    some = list(masks.values())[:1]
     warnings = (
         *_mask_warnings(masks),
         *_network_warnings(experiment, accuracies),
@@ -108,6 +111,7 @@ def measure(
         _gradients(experiment, model, masks),
         tuple(_serving(experiment, masks)),
         likeness,
+        tuple(names for mask in some for names in spans_of(mask.layout).values() if len(names) > 1),
     )
 
 
@@ -115,34 +119,60 @@ def tested(experiment: Experiment, over: Layout) -> int:
     """How many networks ``measure`` tests, each on every subtask."""
     nothing = Mask.empty(over)
     masks = {MaskName(subtask, seed): nothing for subtask, seed in experiment.masks()}
-    model = nn.Identity()
-    return sum(1 for _ in _networks(experiment, 0, model, masks)) + sum(1 for _ in _removals(experiment, model, masks))
+    under = Under(nn.Identity(), {})
+    return sum(1 for _ in _networks(experiment, 0, under, masks)) + sum(1 for _ in _removals(experiment, under, masks))
 
 
-def places(experiment: Experiment, over: Layout) -> dict[str, tuple[str, ...]]:
+def spans_of(over: Layout) -> dict[str, tuple[str, ...]]:
+    """The parameters of each run of units, by the first of them."""
+    return {span.name: tuple(segment.parameter for segment in span.segments) for span in over.spans}
+
+
+def places(experiment: Experiment, spans: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """The parts of a network in which overlap is reported: tensors, layers of several tensors, hidden, ends, all.
 
     With many subtasks: layers, if there are not many of those too, hidden, ends, all.
+
+    Args:
+        experiment: The values a run is made from.
+        spans: The parameters of each run of units, by the first of them.
     """
+    every = tuple(name for names in spans.values() for name in names)
     globs = experiment.network.ends
-    ends = {name for name in over.names if any(fnmatchcase(name, glob) for glob in globs)}
-    spans = {span.name: tuple(segment.parameter for segment in span.segments) for span in over.spans}
+    ends = {name for name in every if any(fnmatchcase(name, glob) for glob in globs)}
     layers = {
         where: tuple(parameter for name in names for parameter in spans[name])
         for where, names in by_layer(spans).items()
     }
-    single = spans | {where: names for where, names in layers.items() if names not in spans.values()}
+    single = {**spans} | {where: names for where, names in layers.items() if names not in spans.values()}
     few = len(experiment.data.subtasks) <= FEW
     apart = {
-        HIDDEN: tuple(name for name in over.names if name not in ends),
-        ENDS: tuple(name for name in over.names if name in ends),
+        HIDDEN: tuple(name for name in every if name not in ends),
+        ENDS: tuple(name for name in every if name in ends),
     }
     parts = {
         **(single if few else layers if len(layers) <= LAYERS else {}),
         **(apart if globs else {}),
-        ALL: over.names,
+        ALL: every,
     }
     return {where: names for where, names in parts.items() if names}
+
+
+class Under(NamedTuple):
+    """A network, to be put under masks."""
+
+    model: nn.Module
+    replacement: Replacement
+    """What removed weights become."""
+
+    def __call__(self, mask: Mask) -> Network:
+        """The network under a mask."""
+        return masked(self.model, mask, self.replacement)
+
+
+def _under(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName, Mask]) -> Under:
+    some = next(iter(masks.values()), None)
+    return Under(model, {} if some is None else experiment.replacement(model, some.layout))
 
 
 class _Tested(NamedTuple):
@@ -167,12 +197,12 @@ class _Removal(NamedTuple):
     second: MaskName
     mask: Mask
     """What is removed."""
-    model: nn.Module
+    under: Under
 
 
-def _networks(experiment: Experiment, seed: int, model: nn.Module, masks: Mapping[MaskName, Mask]) -> Iterator[_Tested]:
+def _networks(experiment: Experiment, seed: int, under: Under, masks: Mapping[MaskName, Mask]) -> Iterator[_Tested]:
     """Everything that is tested: the network, and under each mask and what is made from it."""
-    yield _Tested("full network", None, lambda: model)
+    yield _Tested("full network", None, lambda: under.model)
     if not masks:
         return
     control = masks[MaskName(experiment.data.full, 0)]
@@ -198,7 +228,7 @@ def _networks(experiment: Experiment, seed: int, model: nn.Module, masks: Mappin
                         ("second half masked", partial(half, mask, second)),
                     ]
         for network, made in ablated:
-            yield _Tested(network, name, partial(_masked, model, made))
+            yield _Tested(network, name, partial(_made, under, made))
 
 
 def _itself(mask: Mask) -> Mask:
@@ -209,8 +239,8 @@ def _open(mask: Mask, control: Mask, ends: Sequence[str]) -> Mask:
     return keep_open(complement(mask), control, ends)
 
 
-def _masked(model: nn.Module, made: Callable[[], Mask]) -> Network:
-    return masked(model, made())
+def _made(under: Under, make: Callable[[], Mask]) -> Network:
+    return under(make())
 
 
 def _on_each(experiment: Experiment, network: Network) -> list[Score]:
@@ -224,7 +254,7 @@ def _accuracies(experiment: Experiment, item: _Tested, tests: Tests) -> Iterator
         yield Accuracy(item.network, item.mask, subtask, score.value, score.examples)
 
 
-def _removals(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName, Mask]) -> Iterator[_Removal]:
+def _removals(experiment: Experiment, under: Under, masks: Mapping[MaskName, Mask]) -> Iterator[_Removal]:
     """Shared weights need not be weights that matter: what does removing them do, and removing the others?"""
     data = experiment.data
     if len(data.subtasks) > FEW:
@@ -234,13 +264,13 @@ def _removals(experiment: Experiment, model: nn.Module, masks: Mapping[MaskName,
             continue
         a, b = masks[first], masks[second]
         for removed, mask in (("shared", a & b), ("first alone", a - b), ("second alone", b - a)):
-            yield _Removal(removed, first, second, mask, model)
+            yield _Removal(removed, first, second, mask, under)
 
 
 def _pairs(experiment: Experiment, item: _Removal, tests: Tests) -> Iterator[PairAccuracy]:
     names = (f"{name.subtask} {name.seed}" for name in (item.first, item.second))
     key = " | ".join(("right", f"without {item.removed}", *names))
-    scores = tests.scores(key, lambda: _on_each(experiment, masked(item.model, complement(item.mask))))
+    scores = tests.scores(key, lambda: _on_each(experiment, item.under(complement(item.mask))))
     for subtask, score in zip(experiment.data.tested, scores, strict=True):
         yield PairAccuracy(
             item.removed, item.first, item.second, item.mask.kept_weights, subtask, score.value, score.examples
@@ -271,7 +301,7 @@ def _outcomes(experiment: Experiment, item: _Tested, tests: Tests) -> Iterator[O
 def _overlaps(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[PairOverlap]:
     for a, b in combinations(masks, 2):
         if experiment.data.full not in (a.subtask, b.subtask):
-            for item in overlaps(masks[a], masks[b], places(experiment, masks[a].layout)):
+            for item in overlaps(masks[a], masks[b], places(experiment, spans_of(masks[a].layout))):
                 yield PairOverlap(a, b, item)
 
 
@@ -281,7 +311,7 @@ def _shares(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[
     control = masks[MaskName(experiment.data.full, 0)]
     for repeat in range(experiment.masking.repeats):
         names = [MaskName(subtask, repeat) for subtask in experiment.data.subtasks]
-        for where, parameters in places(experiment, control.layout).items():
+        for where, parameters in places(experiment, spans_of(control.layout)).items():
             alone = len(names) < 2
             shares = (math.nan,) if alone else shared([masks[name] for name in names], parameters)
             for name, share in zip(names, shares, strict=True):
@@ -339,14 +369,15 @@ def faithfulness(
     if name.seed or own not in data.tested or len(data.subtasks) > FEW:
         return None
     tests, metric = some(data.tests("valid", own)), data.metric(own)
-    return curve(over, logits, lambda mask: evaluate(masked(model, mask), tests, metric).value)
+    under = Under(model, experiment.replacement(model, over))
+    return curve(over, logits, lambda mask: evaluate(under(mask), tests, metric).value)
 
 
 def _serving(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[Serving]:
     first = {name.subtask: mask for name, mask in masks.items() if name.seed == 0}
     first = {subtask: first[subtask] for subtask in experiment.data.subtasks if subtask in first}
     if 1 < len(first) <= MOST:
-        parts = places(experiment, next(iter(first.values())).layout)
+        parts = places(experiment, spans_of(next(iter(first.values())).layout))
         for where in (place for place in (HIDDEN, ENDS, ALL) if place in parts):
             yield serving(first, parts[where], where)
 

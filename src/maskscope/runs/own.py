@@ -17,6 +17,7 @@ from maskscope.core.batches import Batch, Batches, stream
 from maskscope.core.gates import Gate
 from maskscope.core.layout import Layout, layout
 from maskscope.core.objectives import Metric, Network, Objective, weight_of
+from maskscope.core.replacement import Replacement
 from maskscope.study import ALL, Study
 
 _KNOWN: dict[str, Study] = {}
@@ -25,6 +26,13 @@ _KNOWN: dict[str, Study] = {}
 def know(source: str, study: Study) -> None:
     """A study of a file has been read."""
     _KNOWN[_key(source, study.name)] = study
+    _tests.cache_clear()
+
+
+def forget() -> None:
+    """All of them, as in a process that has read no file."""
+    _KNOWN.clear()
+    _tests.cache_clear()
 
 
 def _key(source: str, name: str) -> str:
@@ -87,6 +95,11 @@ class OwnNetwork:
         found = layout(model, study.select, granularity=study.granularity)
         found.matching(self.ends)
         return found
+
+    def replacement(self, model: nn.Module, over: Layout) -> Replacement:
+        """What removed weights become."""
+        make = _study(self.source, self.study).replacement
+        return {} if make is None else make(model, over)
 
     @property
     def gate(self) -> Gate:

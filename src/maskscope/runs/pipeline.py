@@ -245,6 +245,7 @@ class Runner:
             schedule=masking.schedule,
             penalty=masking.penalty,
             density=masking.density,
+            replacement=self.experiment.replacement(model, over),
             seed=seed,
             resume=logits,
             kernel=self._kernel(learner.over, masking),

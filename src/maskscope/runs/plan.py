@@ -92,6 +92,7 @@ def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
         schedule=schedule,
         penalty=masking.penalty,
         density=masking.density,
+        replacement=experiment.replacement(model, over),
     )
     timed_plain = _timed([plain] * (_WARM + _TIMED), device)
     timed_step = _timed([lambda: next(states)] * min(_WARM + _TIMED, schedule.steps), device)

@@ -198,3 +198,13 @@ class SeedResults:
     """Of the first masks of all subtasks; none where there is a single one."""
     likeness: tuple[Accuracy, ...] = ()
     """Not how often first masks and their complements are right, but how like the network's predictions theirs are."""
+    tied: tuple[tuple[str, ...], ...] = ()
+    """Parameters that share their units, where a unit lies over several."""
+
+    @property
+    def spans(self) -> dict[str, tuple[str, ...]]:
+        """The parameters of each run of units, by the first of them; nothing where there are no masks."""
+        tied = {names[0]: names for names in self.tied}
+        others = {name for names in self.tied for name in names[1:]}
+        masked = [tensor.parameter for size in self.sizes[:1] for tensor in size.tensors]
+        return {name: tied.get(name, (name,)) for name in masked if name not in others}

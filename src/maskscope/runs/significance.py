@@ -47,7 +47,12 @@ def significance(experiment: Experiment, results: Sequence[SeedResults]) -> tupl
     wanted = {item.overlap.where for result in results for item in result.overlaps}
     if not wanted:
         return ()
-    parts = {where: names for where, names in places(experiment, experiment.layout()).items() if where in wanted}
+    spans = results[0].spans
+    parts = {
+        where: [first for first, tied in spans.items() if {*tied} & {*names}]
+        for where, names in places(experiment, spans).items()
+        if where in wanted
+    }
     asked = [(pair, where) for pair in combinations(experiment.data.subtasks, 2) for where in parts]
     chance = [combined([_by_chance(result, pair, where, parts[where]) for result in results]) for pair, where in asked]
     ceiling = [

@@ -51,9 +51,8 @@ def read(path: Path) -> StudyFile:
     if not path.is_file():
         raise StudyFileError(f"no study file at {path}; it is a Python file that defines an ms.Study")
     try:
-        text = path.read_text(encoding="utf-8")
-        source = _digest(text)
         module = _imported(path.resolve())
+        source = _digest(path.read_text(encoding="utf-8"))
     except Exception as error:
         raise StudyFileError(_told(path, error)) from error
     studies = tuple({id(value): value for value in vars(module).values() if isinstance(value, Study)}.values())
@@ -65,7 +64,7 @@ def read(path: Path) -> StudyFile:
         )
     for study in studies:
         own.know(source, study)
-    return StudyFile(path, studies, tuple(_experiment(study, source) for study in studies))
+    return StudyFile(path, studies, tuple(experiment(study, source) for study in studies))
 
 
 @cache
@@ -74,15 +73,23 @@ def read_once(path: Path) -> StudyFile:
     return read(path)
 
 
-def _experiment(study: Study, source: str) -> Experiment:
+def experiment(study: Study, source: str) -> Experiment:
+    """A study as a value that is run.
+
+    Args:
+        study: As it was defined.
+        source: Digest of the file it is from.
+    """
     subtasks = tuple(study.subtasks)
     masking = Masking(
-        gate=study.gate if isinstance(study.gate, _GATES) else OwnChoice(text=repr(study.gate)),
+        gate=study.gate
+        if isinstance(study.gate, _GATES) and type(study.gate) in _GATES
+        else OwnChoice(text=repr(study.gate)),
         schedule=study.schedule,
         penalty=study.penalty,
         batch=study.schedule.samples,  # the study's own batches may be of any size
         granularity=study.granularity
-        if isinstance(study.granularity, _GRAINS)
+        if isinstance(study.granularity, _GRAINS) and type(study.granularity) in _GRAINS
         else OwnChoice(text=repr(study.granularity)),
         select=tuple(item if isinstance(item, str) else f"type:{item.__name__}" for item in study.select or ()),
         repeats=study.repeats,

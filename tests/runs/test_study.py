@@ -1,0 +1,328 @@
+"""Studies of one's own: read from a file, planned, run, stopped and resumed, reported without the file."""
+
+import io
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+import maskscope as ms
+from maskscope.core.device import CPU
+from maskscope.core.mask import Mask
+from maskscope.core.replacement import means
+from maskscope.core.seeded import seeded
+from maskscope.report.html import write_report
+from maskscope.report.load import find
+from maskscope.report.tables import print_runs
+from maskscope.runs import own
+from maskscope.runs.experiment import from_json, to_json
+from maskscope.runs.jobs import Job
+from maskscope.runs.loop import Paused
+from maskscope.runs.own import OwnData, Turn
+from maskscope.runs.pipeline import Runner
+from maskscope.runs.plan import cost
+from maskscope.runs.results import ALL, HIDDEN, SeedResults
+from maskscope.runs.store import folder_of, read_record
+from maskscope.runs.study_file import StudyFileError, read
+from maskscope.study import Study, Subtask
+
+FILE = '''
+"""A study."""
+import torch
+from torch import nn
+
+import maskscope as ms
+from beside_it import batch_of  # a module beside the file
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))  # untrained
+subtasks = {
+    name: ms.Subtask(learn=lambda step, w=which: batch_of(w, step), test=[batch_of(which, 99, 64)])
+    for which, name in enumerate(("left", "right"))
+}
+schedule = ms.Schedule(steps=12, samples=2, settled=None, learning_rate=0.3, init=0.5)
+study = ms.Study("weights", model, subtasks, schedule=schedule, penalty=1e-3, solved=0.0)
+rows = ms.Study(
+    "rows", model, subtasks, granularity=ms.PerOutput(), schedule=schedule, penalty=1e-3, repeats=1, ends=("2.*",), solved=0.0
+)
+'''
+
+BESIDE = """
+import torch
+
+
+def batch_of(which, step, rows=16):
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(rows, 8, generator=generator)
+    return x, x[:, 4 * which : 4 * which + 4].argmax(-1)
+"""
+
+
+def batch_of(which, step, rows=16):
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(rows, 8, generator=generator)
+    return x, x[:, 4 * which : 4 * which + 4].argmax(-1)
+
+
+def network(seed=0):
+    with seeded(seed):
+        return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def a_study(**changes):
+    subtasks = {
+        name: Subtask(learn=lambda step, w=which: batch_of(w, step), test=[batch_of(which, 99, 64)])
+        for which, name in enumerate(("left", "right"))
+    }
+    schedule = ms.Schedule(steps=12, samples=2, settled=None, learning_rate=0.3, init=0.5)
+    return replace(Study("weights", network(), subtasks, schedule=schedule, penalty=1e-3, solved=0.0), **changes)
+
+
+def experiment_of(study):
+    """As if it had been read from a file."""
+    from maskscope.runs import study_file
+
+    own.know("here", study)
+    return study_file.experiment(study, "here")
+
+
+def run(study, root, report=lambda tick: None, seed=0):
+    experiment = experiment_of(study)
+    folder = folder_of(root, experiment, seed)
+    return Runner(experiment, seed, folder, report, checkpoint_seconds=0.0, tell_seconds=0.0).run(), folder
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine" / "study.py"
+    path.parent.mkdir()
+    path.write_text(FILE)
+    (path.parent / "beside_it.py").write_text(BESIDE)
+    return path
+
+
+def test_a_file_is_read_planned_run_and_reported_from_the_command_line(file, type_):
+    code, out, _ = type_("study", str(file), "--plan", "--threads", "1")
+    assert code == 0
+    assert "masked: 192 units over 192 weights" in out
+    assert "masked: 20 units over 192 weights" in out
+    assert "learning 5 masks" in out
+    assert "learning 3 masks" in out
+    assert not Path("runs").exists()
+    code, out, err = type_("study", str(file), "--only", "rows", "--threads", "1")
+    assert code == 0, err
+    assert "mask of all" in err
+    assert "rows" in out
+    assert Path("runs/study/report.html").exists()
+    code, out, err = type_("study", str(file), "--only", "rows", "--threads", "1")
+    assert "mask of" not in err  # nothing is done again
+    code, _, err = type_("study", str(file), "--only", "colums")
+    assert code == 1
+    assert "study.py has no variant 'colums'" in err
+    code, _, err = type_("study", "nowhere.py")
+    assert code == 1
+    assert "no study file at nowhere.py" in err
+
+
+def test_a_report_needs_no_file(tmp_path):
+    run(a_study(), tmp_path)
+    own.forget()
+    found = find(tmp_path)
+    text = io.StringIO()
+    print_runs(found.runs, Console(file=text, width=120))
+    assert "nan" not in text.getvalue()
+    assert "hidden" not in text.getvalue()  # no ends were named, so nothing is hidden
+    assert "P_reuse" in write_report(found, tmp_path / "report.html", "mine").read_text()
+    with pytest.raises(LookupError, match="'weights' cannot be run here: its file has not been read, or has changed"):
+        found.runs[0].experiment.layout()
+
+
+def test_ends_are_set_apart(tmp_path):
+    results, _ = run(a_study(ends=("2.*",), repeats=1), tmp_path)
+    assert {HIDDEN, ALL} <= {item.overlap.where for item in results.overlaps}
+    assert "complement with ends open" in {item.network for item in results.accuracies}
+    with pytest.raises(KeyError, match=r"'3\.\*' matches none"):
+        run(a_study(ends=("3.*",)), tmp_path)
+
+
+def test_it_is_stopped_anywhere_and_goes_on(tmp_path):
+    """In learning or in testing: the same results as without a stop, and no test is done again."""
+    study, ticks = a_study(repeats=1), []
+    whole, _ = run(study, tmp_path / "whole", ticks.append)
+    phases = {tick.phase: index for index, tick in enumerate(ticks)}
+    testing = [index for index, tick in enumerate(ticks) if tick.phase == "testing"]
+    for stop in (3, phases["mask of left"] - 1, testing[0], testing[len(testing) // 2]):
+        told = []
+
+        def stopping(tick, told=told, stop=stop):
+            told.append(tick)
+            if len(told) == stop + 1:
+                raise Paused("stopped")
+
+        with pytest.raises(Paused):
+            run(study, tmp_path / f"parts{stop}", stopping)
+        first, second = told[:-1], []
+        results, folder = run(study, tmp_path / f"parts{stop}", second.append)
+        assert results == whole
+        assert read_record(folder.results, SeedResults) == whole
+        assert not folder.tests.exists()
+        done = {tick.step for tick in first if tick.phase == "testing"}
+        assert not done & {tick.step for tick in second if tick.phase == "testing"}
+
+
+def test_tests_of_other_masks_are_not_believed(tmp_path):
+    results, folder = run(a_study(repeats=1), tmp_path)
+    line = {"of": "another", "key": "right | full network | ", "scores": [[0.123, 64], [0.123, 64]]}
+    folder.tests.write_text(json.dumps(line) + '\n{"of": "cut sh')
+    folder.results.unlink()
+    assert run(a_study(repeats=1), tmp_path)[0] == results
+
+
+def test_another_network_is_noticed(tmp_path):
+    first, _ = run(a_study(repeats=1), tmp_path)
+    with pytest.warns(UserWarning, match=r"(has another network than before|learning the mask of .* again)"):
+        second, folder = run(a_study(model=network(1), repeats=1), tmp_path)
+    assert second != first
+    mask = Mask.load(folder.mask("left", 0), network(1))
+    assert mask.origin.subtask == "left"
+
+
+def test_a_function_gives_the_network_of_a_seed(tmp_path):
+    asked = []
+
+    def make(seed):
+        asked.append(seed)
+        return network(seed)
+
+    run(a_study(model=make, repeats=1), tmp_path, seed=3)
+    assert asked == [3]
+    assert a_study(model=lambda: network(5)).network(0)[0].weight.equal(network(5)[0].weight)
+    with pytest.raises(ValueError, match="one network, so its only seed is 0, got 2"):
+        a_study().network(2)
+    with pytest.raises(TypeError, match=r"returned str, expected an nn\.Module"):
+        a_study(model=lambda seed: "model").network(0)
+
+
+def test_own_gates_and_granularities_are_run_and_described(tmp_path):
+    hidden = {"0.weight": ms.View((16, 8), (16, 1)), "2.weight": ms.View((4, 16), (1, 16))}
+
+    class Louder(ms.GumbelSigmoid):
+        pass
+
+    tied = a_study(granularity=ms.Tied((hidden,), "neuron"), gate=Louder(), repeats=1, select=[nn.Linear, "!*.bias"])
+    results, folder = run(tied, tmp_path)
+    assert results.sizes[0].tensors[0].units == 16
+    kept = from_json((folder.path / "config.json").read_text())
+    assert "neuron" in kept.masking.granularity.text
+    assert kept.masking.select == ("type:Linear", "!*.bias")
+    assert kept == experiment_of(tied)
+
+
+def test_removed_weights_are_replaced_in_learning_and_in_tests(tmp_path):
+    results, folder = run(a_study(replacement=means, repeats=1), tmp_path)
+    model, study = network(), a_study()
+    mask = Mask.load(folder.mask("left", 0), model)
+    right = ms.evaluate(ms.masked(model, mask, means(model, mask.layout)), study.subtasks["left"].tests(), ms.accuracy)
+    found = next(
+        item
+        for item in results.accuracies
+        if (item.network, item.subtask) == ("mask", "left") and item.mask and item.mask.subtask == "left"
+    )
+    assert found.value == right.value
+
+
+def test_a_density_is_hit(tmp_path):
+    results, _ = run(a_study(density=0.25, repeats=1), tmp_path)
+    assert {sum(tensor.kept_units for tensor in size.tensors) for size in results.sizes} == {48}
+
+
+def test_repetitions_see_later_batches_and_the_control_all_in_turn():
+    experiment = experiment_of(a_study())
+    data = experiment.data
+    assert isinstance(data, OwnData)
+    again = data.learning("left", 12)
+    assert torch.equal(again(3)[0], batch_of(0, 15)[0])
+    turns = data.learning("all", 0)
+    assert [turns(step).subtask for step in range(4)] == ["left", "right", "left", "right"]
+    assert torch.equal(turns(5).batch[0], batch_of(1, 2)[0])
+    objective = data.objective("all")
+    assert objective(network(), Turn("right", batch_of(1, 0))) == ms.cross_entropy(network(), batch_of(1, 0))
+    assert objective.weigh(turns(0)) == 16
+
+
+def test_loaders_are_gone_through_in_turn(tmp_path):
+    subtasks = {"left": Subtask([batch_of(0, 0), batch_of(0, 1)], lambda: [batch_of(0, 99)])}
+    experiment = experiment_of(a_study(subtasks=subtasks))
+    turns = iter(experiment.data.learning("all", 0))
+    assert [torch.equal(next(turns).batch[0], batch_of(0, step)[0]) for step in (0, 1, 0)] == [True] * 3
+    results, _ = run(a_study(subtasks=subtasks, repeats=1), tmp_path)
+    assert results.accuracies[0].examples == 16
+
+
+def test_a_comment_changes_nothing_and_code_does(file):
+    first = read(file).experiments[0].digest
+    file.write_text(FILE.replace("# untrained", "# not trained\n\n"))
+    assert read(file).experiments[0].digest == first
+    file.write_text(FILE.replace("1e-3", "2e-3"))
+    assert read(file).experiments[0].digest != first
+
+
+def test_a_job_of_a_file_runs_in_another_process(file, tmp_path):
+    found = read(file)
+    job = Job(found.experiments[1], 0, tmp_path / "runs", 1, CPU, file)
+    own.forget()
+    pickle.loads(pickle.dumps(job)).run(lambda tick: None)
+    assert len(find(tmp_path / "runs").runs) == 1
+    assert from_json(to_json(found.experiments[1])) == found.experiments[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\ny = x / 0\n", r"line 2 of .*study.py: ZeroDivisionError"),
+        ("import maskscope\n", "no ms.Study at its top level"),
+        (FILE.replace('"rows", model', '"weights", model'), r"two studies of one name: \['weights', 'weights'\]"),
+        ("def (:\n", "SyntaxError"),
+    ],
+)
+def test_errors_in_a_file_say_where(file, text, said):
+    file.write_text(text)
+    with pytest.raises(StudyFileError, match=said):
+        read(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": ""}, "a study needs a name"),
+        ({"subtasks": {}}, r"subtasks=\[\]"),
+        ({"subtasks": {"all": Subtask([batch_of(0, 0)], [batch_of(0, 0)])}}, "none of which is called 'all'"),
+        ({"repeats": 0}, "repeats must be at least 1"),
+        ({"chance": 1.0}, r"chance in \[0, 1\)"),
+    ],
+)
+def test_impossible_studies_are_refused_at_once(changes, said):
+    with pytest.raises(ValueError, match=said):
+        a_study(**changes)
+
+
+def test_a_subtask_without_tests_is_refused():
+    with pytest.raises(ValueError, match="no batches to test on"):
+        Subtask([batch_of(0, 0)], []).tests()
+
+
+def test_a_plan_counts_what_is_tested(tmp_path):
+    experiment = experiment_of(a_study())
+    over, found = cost(experiment, CPU)
+    results, _ = run(a_study(), tmp_path)
+    tested = {(item.network, item.mask) for item in results.accuracies}
+    removed = {(item.removed, item.first, item.second) for item in results.pairs}
+    assert found.networks == len(tested) + len(removed)
+    assert found.masks == 5
+    assert over.units == 192
+    assert found.learning == pytest.approx(5 * 12 * found.step)
