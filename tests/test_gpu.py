@@ -64,15 +64,12 @@ def test_a_mask_is_the_one_that_the_cpu_learns(kernel, low_memory, cuda_graph):
 @pytest.mark.parametrize("kind", ZOO, ids=str)
 @pytest.mark.parametrize("grain", [PerWeight(), PerOutput()], ids=lambda grain: grain.kind)
 def test_every_kind_of_network_moves_its_logits_as_on_the_cpu(kind, grain):
-    def objective(network, batch):
-        return kind.output(network(batch)).float().square().mean()
-
     moved = []
     for device in ("cpu", GPU):
         model = kind.model().to(device)
         over = layout(model, granularity=grain)
         schedule = Schedule(steps=3, samples=2, warmup=0.0)
-        for state in learning(model, [kind.batch()], objective, layout=over, schedule=schedule, penalty=0.0):
+        for state in learning(model, [kind.batch()], kind.loss, layout=over, schedule=schedule, penalty=0.0):
             assert torch.isfinite(state.loss)
         moved.append(state.logits.values.cpu() - 2.0)
     same = torch.isclose(*moved, rtol=0.05, atol=2e-3).float().mean()
@@ -84,9 +81,6 @@ def test_every_kind_of_network_moves_its_logits_as_on_the_cpu(kind, grain):
 def test_a_captured_step_is_the_step(kind, slope):
     """Other batches each time, and one of another size between them."""
 
-    def objective(network, batch):
-        return kind.output(network(batch)).float().square().mean()
-
     def batches(step):
         rows = torch.randperm(8, generator=torch.Generator().manual_seed(step))
         return kind.batch()[rows[: 6 if step == 7 else 8]]
@@ -97,7 +91,7 @@ def test_a_captured_step_is_the_step(kind, slope):
         over = layout(model, granularity=PerOutput() if slope == "sampled" else PerWeight())
         settings = {"schedule": Schedule(steps=14, samples=2, slope=slope, settled=None), "penalty": 1e-6}
         losses = []
-        for state in learning(model, batches, objective, layout=over, cuda_graph=captured, **settings):
+        for state in learning(model, batches, kind.loss, layout=over, cuda_graph=captured, **settings):
             losses.append(float(state.loss))
         moved.append((state.logits.values.cpu(), torch.tensor(losses)))
     torch.testing.assert_close(moved[0][1], moved[1][1], rtol=1e-4, atol=1e-5)

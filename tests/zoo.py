@@ -1,4 +1,4 @@
-"""Networks of every kind, small, for the contract tests: a name, how to build one, a batch for it and its outputs."""
+"""Networks of every kind, small, for the contract tests: a name, how to build one, a batch for it, its outputs and a loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,18 +57,6 @@ class Convolutions(nn.Module):
         return self.net(x)
 
 
-class Recurrent(nn.Module):
-    """A stacked bidirectional LSTM with dropout and a GRU."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4, 2, batch_first=True, dropout=0.5, bidirectional=True)
-        self.gru = nn.GRU(8, 4, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.gru(self.lstm(x)[0])[0]
-
-
 @dataclass(frozen=True)
 class Kind:
     """One kind of network."""
@@ -76,7 +64,8 @@ class Kind:
     name: str
     build: Callable[[], nn.Module]
     inputs: Callable[[], Tensor]
-    output: Callable[[Any], Tensor] = lambda out: out
+    outputs: Callable[[Any, Tensor], Tensor] = lambda network, batch: network(batch)
+    """Of a network of this kind, masked or not, for a batch."""
 
     def model(self) -> nn.Module:
         with seeded(0):
@@ -85,6 +74,10 @@ class Kind:
     def batch(self) -> Tensor:
         with seeded(1):
             return self.inputs()
+
+    def loss(self, network: Any, batch: Tensor) -> Tensor:
+        """An objective that needs no labels."""
+        return self.outputs(network, batch).float().square().mean()
 
     def __str__(self) -> str:
         return self.name
@@ -96,6 +89,14 @@ def _floats(*shape: int) -> Callable[[], Tensor]:
 
 def _tokens(high: int, *shape: int) -> Callable[[], Tensor]:
     return lambda: torch.randint(0, high, shape)
+
+
+def _logits(network: Any, batch: Tensor) -> Tensor:
+    return network(batch).logits
+
+
+def _first(network: Any, batch: Tensor) -> Tensor:
+    return network(batch)[0]
 
 
 def gpt2() -> nn.Module:
@@ -154,17 +155,50 @@ def vit() -> nn.Module:
     )
 
 
+def t5() -> nn.Module:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=11,
+            d_model=8,
+            d_kv=4,
+            d_ff=16,
+            num_layers=1,
+            num_heads=2,
+            relative_attention_num_buckets=4,
+            decoder_start_token_id=0,
+        )
+    )
+
+
 ZOO = (
     Kind("mlp", lambda: MLP(6, (8, 8), 4), _floats(8, 6)),
     Kind("paper-lstm", lambda: LSTM(5, 16, 2, 4), _floats(8, 3, 5)),
-    Kind("recurrent", Recurrent, _floats(8, 3, 3)),
+    Kind(
+        "lstm",
+        lambda: nn.LSTM(3, 4, 2, batch_first=True, dropout=0.5, bidirectional=True),
+        _floats(8, 3, 3),
+        _first,
+    ),
+    Kind("gru", lambda: nn.GRU(3, 4, batch_first=True), _floats(8, 3, 3), _first),
     Kind("convolutions", Convolutions, _floats(8, 2, 6, 6)),
     Kind("attention", Attention, _floats(8, 3, 8)),
-    Kind("encoder", lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), _floats(8, 3, 8)),
+    Kind(
+        "encoder",
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1),
+        _floats(8, 3, 8),
+    ),
     Kind("tied", Tied, _tokens(7, 8)),
-    Kind("gpt2", gpt2, _tokens(11, 8, 5), lambda out: out.logits),
-    Kind("bert", bert, _tokens(11, 8, 5), lambda out: out.logits),
-    Kind("llama", llama, _tokens(11, 8, 5), lambda out: out.logits),
-    Kind("vit", vit, _floats(8, 1, 8, 8), lambda out: out.logits),
+    Kind("gpt2", gpt2, _tokens(11, 8, 5), _logits),
+    Kind("bert", bert, _tokens(11, 8, 5), _logits),
+    Kind("llama", llama, _tokens(11, 8, 5), _logits),
+    Kind(
+        "t5",
+        t5,
+        _tokens(11, 8, 5),
+        lambda network, tokens: network(input_ids=tokens, decoder_input_ids=tokens.flip(1)).logits,
+    ),
+    Kind("vit", vit, _floats(8, 1, 8, 8), _logits),
 )
 """Every kind of network; a new one is a new row."""

@@ -36,7 +36,6 @@ def model():
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_magnitude_is_that_of_torchs_global_pruning(model, share):
-    """By size, not by value: -10 is larger than 0.1."""
     over, theirs = layout(model), copy.deepcopy(model)
     sites = [(theirs[0], "weight"), (theirs[2], "weight")]
     total = over.units

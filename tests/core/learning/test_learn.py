@@ -139,11 +139,6 @@ def test_a_mean_over_tokens_is_weighted_by_tokens(model):
     torch.testing.assert_close(losses[0], losses[1])
 
 
-def test_parameters_outside_the_layout_get_no_gradient(model):
-    learn_mask(model, batch, cross_entropy, layout=layout(model, ["0.weight"]), schedule=Schedule(steps=2))
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
 def test_the_penalty_has_no_hidden_division(model):
     """With a loss that does not see them, units are pushed by the penalty's slope alone, whatever the batch."""
     over = layout(model)
