@@ -15,12 +15,14 @@ def some(over: Layout, seed: int = 0) -> Mask:
 
 def traces(model: nn.Module) -> dict:
     """Everything that must be as before."""
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
     return {
         "parameters": [(name, id(p), p.data_ptr(), p.requires_grad) for name, p in model.named_parameters()],
         "values": {name: value.clone() for name, value in model.state_dict().items()},
         "grads": [p.grad for p in model.parameters()],
         "modes": [module.training for module in model.modules()],
-        "dropout": [getattr(module, "dropout", None) for module in model.modules() if isinstance(module, nn.RNNBase)],
+        "dropout": [module.dropout for module in recurrent],
+        "flat": [[id(weight) for weight in module._flat_weights] for module in recurrent],
         "buffers": [(name, id(b)) for name, b in model.named_buffers()],
         "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()],
         "attributes": [sorted(vars(module)) for module in model.modules()],
