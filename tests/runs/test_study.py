@@ -126,7 +126,7 @@ def test_a_file_is_read_planned_run_and_reported_from_the_command_line(file, typ
     assert "study.py has no variant 'colums'" in err
     code, _, err = type_("study", "nowhere.py")
     assert code == 1
-    assert "no study file at nowhere.py" in err
+    assert "nowhere.py; it is a Python file" in err
 
 
 def test_a_report_needs_no_file(tmp_path):
