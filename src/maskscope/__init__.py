@@ -11,7 +11,7 @@ from maskscope.analysis.modularity import reuse_of
 from maskscope.core.apply import applied, bake, masked
 from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid, TopK
 from maskscope.core.granularity import PerBlock, PerInput, PerOutput, PerTensor, PerWeight, View
-from maskscope.core.groups import PerHead, PerLayer, PerNeuron, Tied
+from maskscope.core.groups import PerHead, PerIndex, PerLayer, PerNeuron, Tied
 from maskscope.core.layout import layout
 from maskscope.core.learning.learn import LearningInterrupted, NonFiniteLossError, learn_mask, learning
 from maskscope.core.learning.logits import Logits
@@ -33,6 +33,7 @@ __all__ = [
     "NonFiniteLossError",
     "PerBlock",
     "PerHead",
+    "PerIndex",
     "PerInput",
     "PerLayer",
     "PerNeuron",

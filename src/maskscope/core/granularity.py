@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from maskscope.core.select import Site, is_bias, is_normalisation
 
@@ -20,6 +20,13 @@ class View(NamedTuple):
 
     shape: tuple[int, ...]
     gates: tuple[int, ...]
+
+
+class Index(NamedTuple):
+    """The unit of each weight of a parameter, as numbers from 0; and how many units there are."""
+
+    numbers: Tensor
+    units: int
 
 
 @runtime_checkable

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol, runtime_checkable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from maskscope.core.granularity import View, axes
+from maskscope.core.granularity import Index, View, axes
 from maskscope.core.select import Site, by_layer, is_bias, select, sites
 
-Group = Mapping[str, View]
+Group = Mapping[str, View] | Mapping[str, Index]
 """Parameters by name, each cut into the same number of units; unit i switches slice i of every one of them."""
 
 
@@ -208,6 +209,55 @@ class Tied:
     def groups(self, model: nn.Module) -> Sequence[Group]:  # noqa: ARG002
         """As they were named."""
         return self.parts
+
+
+@dataclass(frozen=True, eq=False)
+class PerIndex:
+    """Units anywhere: for each parameter that is masked, the number of the unit that each of its weights belongs to.
+
+    Raises (when made or laid out):
+        ValueError: Numbers below 0, or a number up to the largest that no weight has; shapes that do not fit.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> diagonal = (torch.eye(3) == 1).int()  # unit 1 is the diagonal, unit 0 the rest
+        >>> layout(nn.Linear(3, 3), granularity=PerIndex({"weight": diagonal})).unit_weights().tolist()
+        [6, 3]
+    """
+
+    numbers: Mapping[str, Tensor]
+    """By parameter: integers of its shape, or of one that broadcasts to it."""
+    tied: bool = False
+    """Whether a number means the same unit in all of them. Otherwise each parameter has units of its own."""
+    kind: str = "part"
+    """What a unit is called."""
+
+    def __post_init__(self) -> None:
+        """Check that the numbers count."""
+        for group in self._parts():
+            whole = not any(numbers.is_floating_point() for numbers in group.values())
+            found = torch.cat([numbers.reshape(-1).long() for numbers in group.values()])
+            if not whole or not found.numel() or int(found.min()) < 0:
+                raise ValueError(
+                    f"numbers of units are integers from 0, got {found[:5].tolist()} ... for {list(group)}"
+                )
+            counts = torch.bincount(found)
+            if not bool(counts.all()):
+                missing = int((counts == 0).nonzero()[0])
+                raise ValueError(
+                    f"no weight of {list(group)} belongs to unit {missing}, though {len(counts) - 1} is numbered"
+                )
+
+    def groups(self, model: nn.Module) -> Sequence[Group]:  # noqa: ARG002
+        """As they were numbered."""
+        found: list[Group] = []
+        for group in self._parts():
+            units = 1 + max(int(numbers.max()) for numbers in group.values())
+            found.append({name: Index(numbers, units) for name, numbers in group.items()})
+        return found
+
+    def _parts(self) -> list[Mapping[str, Tensor]]:
+        return [self.numbers] if self.tied else [{name: numbers} for name, numbers in self.numbers.items()]
 
 
 def _found(model: nn.Module, recipes: Sequence[Mapping[str, Cut]], cut: Cutting, what: str) -> list[Group]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int32, Int64, Shaped
 from torch import Tensor, nn
 
 from maskscope.core import select as selection
-from maskscope.core.granularity import Granularity, PerWeight
+from maskscope.core.granularity import Granularity, Index, PerWeight, View
 from maskscope.core.groups import Grouping
 from maskscope.core.select import LeftOut, Pattern, match_names, nearest
 
@@ -68,22 +69,103 @@ class Segment:
         """How many of this parameter's weights one unit switches."""
         return self.weights // self.units if self.units else 0
 
+    @property
+    def plain(self) -> bool:
+        """Whether there is a unit for every weight, in their order."""
+        return self.units == self.weights
+
+    def sizes(self) -> Int64[Tensor, " units"]:
+        """How many of this parameter's weights each unit switches."""
+        return torch.tensor(self.weights_per_unit).expand(self.units)
+
+    def kept_weights(self, kept: Bool[Tensor, " units"]) -> int:
+        """How many of its weights the kept units switch."""
+        return int(kept.sum()) * self.weights_per_unit
+
     def own(self, flat: Shaped[Tensor, " all_units"]) -> Shaped[Tensor, " units"]:
         """This parameter's part of a flat vector; a view."""
         return flat[self.offset : self.offset + self.units]
 
     def gated(self, parameter: Shaped[Tensor, "..."], gates: Shaped[Tensor, " units"]) -> Shaped[Tensor, "..."]:
         """The parameter times its gates, in the parameter's shape and dtype; differentiable in both."""
-        gates = gates.to(parameter.device, parameter.dtype).view(self.gates)
+        gates = self.spread(gates.to(parameter.device, parameter.dtype))
         return (parameter.reshape(self.view) * gates).view(self.shape)
+
+    def spread(self, units: Shaped[Tensor, " units"]) -> Shaped[Tensor, "..."]:
+        """The units' values in a shape that broadcasts over the view."""
+        return units.view(self.gates)
 
     def expanded(self, units: Shaped[Tensor, " units"]) -> Shaped[Tensor, "..."]:
         """The units' values, one per weight, in the parameter's shape."""
-        return units.view(self.gates).expand(self.view).reshape(self.shape)
+        return self.spread(units).expand(self.view).reshape(self.shape)
 
     def collected(self, per_weight: Shaped[Tensor, "..."]) -> Shaped[Tensor, " units"]:
         """Sum a tensor of the parameter's shape over the weights of each unit."""
         return per_weight.reshape(self.view).sum_to_size(self.gates).reshape(-1)
+
+
+@dataclass(frozen=True)
+class IndexedSegment(Segment):
+    """A parameter's part of a layout whose units lie anywhere in it: a number for each weight says which unit it belongs to.
+
+    Raises:
+        ValueError: Not a number from 0 to below ``units`` for each weight.
+
+    Examples:
+        >>> index = np.array([0, 0, 1, 0], dtype=np.int32).tobytes()
+        >>> corner = IndexedSegment("weight", shape=(2, 2), view=(4,), gates=(2,), offset=0, kind="part", index=index)
+        >>> corner.sizes().tolist(), corner.expanded(torch.tensor([5, 7])).tolist()
+        ([3, 1], [[5, 5], [7, 5]])
+    """
+
+    index: bytes = field(repr=False)
+    """32-bit integers, one for each weight."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if len(self.index) != 4 * self.weights or self.view != (self.weights,) or len(self.gates) != 1:
+            raise ValueError(
+                f"{self.parameter!r} of shape {self.shape} needs a number for each of its {self.weights} weights"
+            )
+        numbers = self.numbers
+        if self.weights and not (int(numbers.min()) >= 0 and int(numbers.max()) < self.units):
+            raise ValueError(f"numbers of units of {self.parameter!r} lie outside of 0 to {self.units - 1}")
+        if self.offset < 0:
+            raise ValueError(f"offset of {self.parameter!r} must not be negative, got {self.offset}")
+
+    @property
+    def plain(self) -> bool:
+        """No: units are in an order of their own."""
+        return False
+
+    @property
+    def numbers(self) -> Int32[Tensor, " weights"]:
+        """The unit of each weight."""
+        return torch.from_numpy(np.frombuffer(self.index, dtype=np.int32).copy())
+
+    def sizes(self) -> Int64[Tensor, " units"]:
+        """How many of this parameter's weights each unit switches."""
+        return torch.bincount(self.numbers, minlength=self.units)
+
+    def kept_weights(self, kept: Bool[Tensor, " units"]) -> int:
+        """How many of its weights the kept units switch."""
+        return int(self.sizes()[kept].sum())
+
+    def spread(self, units: Shaped[Tensor, " units"]) -> Shaped[Tensor, "..."]:
+        """The units' values, one for each weight."""
+        return units[self._on(units.device)]
+
+    def collected(self, per_weight: Shaped[Tensor, "..."]) -> Shaped[Tensor, " units"]:
+        """Sum a tensor of the parameter's shape over the weights of each unit."""
+        flat = per_weight.reshape(-1)
+        return flat.new_zeros(self.units).index_add_(0, self._on(flat.device), flat)
+
+    def _on(self, device: torch.device) -> Int32[Tensor, " weights"]:
+        """The numbers, brought to a device once."""
+        known: dict[torch.device, Tensor] = self.__dict__.setdefault("_brought", {})
+        if device not in known:
+            known[device] = self.numbers.to(device)
+        return known[device]
 
 
 class Span(NamedTuple):
@@ -184,7 +266,7 @@ class Layout:
         """How many weights each unit switches, over all tied parameters."""
         counts = torch.zeros(self.units, dtype=torch.int64)
         for segment in self.segments:
-            segment.own(counts).add_(segment.weights_per_unit)
+            segment.own(counts).add_(segment.sizes())
         return counts
 
     def covering(self, names: Iterable[str]) -> Bool[Tensor, " units"]:
@@ -291,9 +373,7 @@ def layout(
     offset = 0
     for group in groups:
         tied = [
-            Segment(name, shapes[name], view.shape, view.gates, offset, grain.kind)
-            for name, view in group.items()
-            if name in shapes
+            _segment(name, shapes[name], laid, offset, grain.kind) for name, laid in group.items() if name in shapes
         ]
         segments += tied
         offset += tied[0].units if tied else 0
@@ -302,6 +382,19 @@ def layout(
     unasked = isinstance(grain, Grouping) and select is None  # nobody named patterns, so none is to be spoken of
     left_out = [LeftOut(item.name, item.weights, why) if unasked else item for item in chosen.left_out]
     return Layout(tuple(segments), (*left_out, *others))
+
+
+def _segment(name: str, shape: tuple[int, ...], laid: View | Index, offset: int, kind: str) -> Segment:
+    if isinstance(laid, View):
+        return Segment(name, shape, laid.shape, laid.gates, offset, kind)
+    weights = math.prod(shape)
+    try:
+        numbers = laid.numbers.expand(shape).reshape(-1).to("cpu", torch.int32)
+    except RuntimeError:
+        raise ValueError(
+            f"the index of {name!r} has shape {tuple(laid.numbers.shape)}, expected {shape} or one that broadcasts to it"
+        ) from None
+    return IndexedSegment(name, shape, (weights,), (laid.units,), offset, kind, index=numbers.numpy().tobytes())
 
 
 def gated(

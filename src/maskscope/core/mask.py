@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from maskscope.core.files import load_tensors, save_tensors
 from maskscope.core.fingerprint import Fingerprint, ParameterPrint, fingerprint
-from maskscope.core.layout import Layout, Segment
+from maskscope.core.layout import IndexedSegment, Layout, Segment
 from maskscope.core.select import layer as layer_of
 
 FORMAT = "maskscope-mask-1"
@@ -237,10 +238,15 @@ class Mask:
         path = Path(path)
         header = {
             "format": FORMAT,
-            "layout": [dataclasses.asdict(segment) for segment in self.layout.segments],
+            "layout": [_described(segment) for segment in self.layout.segments],
             "origin": dataclasses.asdict(self.origin),
         }
-        save_tensors(path, {"kept": torch.frombuffer(bytearray(self.bits), dtype=torch.uint8)}, header)
+        indices = {
+            f"index/{segment.parameter}": segment.numbers
+            for segment in self.layout.segments
+            if isinstance(segment, IndexedSegment)
+        }
+        save_tensors(path, {"kept": torch.frombuffer(bytearray(self.bits), dtype=torch.uint8), **indices}, header)
         return path
 
     @classmethod
@@ -263,7 +269,7 @@ class Mask:
         if header.get("format") != FORMAT:
             raise ValueError(f"{path} is not a mask file: format {header.get('format')!r}, expected {FORMAT!r}")
         bits = tensors["kept"].numpy().tobytes()
-        mask = cls(_layout_from(header["layout"]), bits, _origin_from(header["origin"]))
+        mask = cls(_layout_from(header["layout"], tensors), bits, _origin_from(header["origin"]))
         if model is not None:
             mask.check(model, allow_other_weights=allow_other_weights)
         return mask
@@ -308,7 +314,7 @@ def _count(segment: Segment, kept: Bool[Tensor, " units"]) -> Count:
         layer_of(segment.parameter),
         mine,
         segment.units,
-        mine * segment.weights_per_unit,
+        segment.kept_weights(segment.own(kept)),
         segment.weights,
     )
 
@@ -319,20 +325,21 @@ def _layout_difference(a: Layout, b: Layout) -> str:
     return f"they differ over {len(names)} parameters, first {names[0]!r}" if names else "their order differs"
 
 
-def _layout_from(segments: list[dict[str, Any]]) -> Layout:
-    return Layout(
-        tuple(
-            Segment(
-                item["parameter"],
-                tuple(item["shape"]),
-                tuple(item["view"]),
-                tuple(item["gates"]),
-                item["offset"],
-                item["kind"],
-            )
-            for item in segments
-        )
-    )
+def _described(segment: Segment) -> dict[str, Any]:
+    """For the header; numbers of units are a tensor of their own."""
+    return {name: value for name, value in dataclasses.asdict(segment).items() if name != "index"}
+
+
+def _layout_from(segments: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> Layout:
+    return Layout(tuple(_segment_from(item, tensors.get(f"index/{item['parameter']}")) for item in segments))
+
+
+def _segment_from(item: dict[str, Any], numbers: Tensor | None) -> Segment:
+    shape, view, gates = (tuple(item[name]) for name in ("shape", "view", "gates"))
+    if numbers is None:
+        return Segment(item["parameter"], shape, view, gates, item["offset"], item["kind"])
+    index = numbers.numpy().tobytes()
+    return IndexedSegment(item["parameter"], shape, view, gates, item["offset"], item["kind"], index=index)
 
 
 def _origin_from(record: dict[str, Any]) -> Origin:

@@ -36,7 +36,7 @@ class Run(NamedTuple):
 def is_matrix(span: Span) -> bool:
     """Whether a span lies over one matrix, a unit for every weight."""
     segment = span.segments[0]
-    return len(span.segments) == 1 and len(segment.shape) == 2 and segment.units == segment.weights
+    return len(span.segments) == 1 and len(segment.shape) == 2 and segment.plain
 
 
 class Blocks:

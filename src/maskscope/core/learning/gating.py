@@ -41,7 +41,7 @@ class _Shaped(NamedTuple):
 
     def fill(self) -> None:
         """The leaf becomes weight times gates."""
-        gates = self.gates.to(self.weight.device, self.weight.dtype).view(self.segment.gates)
+        gates = self.segment.spread(self.gates.to(self.weight.device, self.weight.dtype))
         leaf = self.leaf.detach().view(self.segment.view)
         torch.mul(self.weight, gates, out=leaf)
         if self.base is not None:
@@ -284,7 +284,7 @@ class Gating:
         blocks, logits = self.logits.blocks, self.logits
         gates, own_gradient = (blocks.own(rows, span, start) for rows in (gated, gradient))
         segment, weight = span.segments[0], weights[span.segments[0].parameter]
-        if len(span.segments) == 1 and segment.units == segment.weights and _fits(weight, gates):
+        if len(span.segments) == 1 and segment.plain and _fits(weight, gates):
             leaf = gates.view(segment.shape).requires_grad_()
             leaf.grad = own_gradient.view(segment.shape)
             self.written[segment.parameter] = WrittenWeight(segment.parameter, leaf)
