@@ -15,8 +15,8 @@ from maskscope.analysis.modularity import estimate
 from maskscope.report.grid import Grid, percent, rich_table, short, turned
 from maskscope.report.load import Run
 from maskscope.report.shared_tables import table_overlap
+from maskscope.runs.ablations import CONTROLS
 from maskscope.runs.estimates import accuracy, outcome
-from maskscope.runs.measure import CONTROLS
 from maskscope.runs.properties import Specialized, specialized
 from maskscope.runs.removal import drops
 from maskscope.runs.results import FEW, HoldsOut

@@ -19,8 +19,8 @@ from maskscope.core.device import onto
 from maskscope.core.layout import Layout
 from maskscope.core.learning.learn import learning
 from maskscope.core.modes import evaluating
+from maskscope.runs.ablations import tested
 from maskscope.runs.experiment import Experiment
-from maskscope.runs.measure import tested
 from maskscope.runs.own import OwnData, OwnNetwork
 
 _WARM, _TIMED = 2, 5

@@ -15,7 +15,7 @@ from maskscope.analysis.number import Number
 from maskscope.analysis.significance import Network, combined, corrected, differs_from_ceiling
 from maskscope.runs.estimates import compared
 from maskscope.runs.experiment import Experiment
-from maskscope.runs.measure import places
+from maskscope.runs.places import places
 from maskscope.runs.results import MaskName, PairOverlap, SeedResults
 
 
