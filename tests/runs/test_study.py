@@ -29,6 +29,7 @@ from maskscope.runs.plan import cost
 from maskscope.runs.results import ALL, HIDDEN, SeedResults
 from maskscope.runs.store import folder_of, read_record
 from maskscope.runs.study_file import StudyFileError, read
+from maskscope.runs.verdict import verdict
 from maskscope.study import Study, Subtask
 
 FILE = '''
@@ -140,6 +141,39 @@ def test_a_report_needs_no_file(tmp_path):
     assert "P_reuse" in write_report(found, tmp_path / "report.html", "mine").read_text()
     with pytest.raises(LookupError, match="'weights' cannot be run here: its file has not been read, or has changed"):
         found.runs[0].experiment.layout()
+
+
+@pytest.mark.parametrize("untrained", [True, False])
+def test_a_single_subtask_is_reported(tmp_path, untrained):
+    model = network()
+    if not untrained:
+        adam = torch.optim.Adam(model.parameters(), 1e-2)
+        for step in range(300):
+            adam.zero_grad()
+            ms.cross_entropy(model, batch_of(0, step, 64)).backward()
+            adam.step()
+    study = a_study()
+    schedule = ms.Schedule(steps=100, samples=2, settled=None, learning_rate=0.2, init=1.0)
+    only = {"left": study.subtasks["left"]}
+    run(replace(study, model=model, subtasks=only, schedule=schedule, solved=0.9, chance=0.25, penalty=3e-4), tmp_path)
+    (found,) = find(tmp_path).runs
+    said = verdict(found.experiment, found.results)
+    assert said.finding == ("cannot tell" if untrained else "found")
+    assert "hardly" not in said.overlap
+    assert "left" in write_report(find(tmp_path), tmp_path / "report.html", "one").read_text()
+
+
+def test_many_subtasks_and_units_over_several_parameters_are_reported(tmp_path):
+    hidden = {"0.weight": ms.View((16, 8), (16, 1)), "2.weight": ms.View((4, 16), (1, 16))}
+    study = a_study(granularity=ms.Tied((hidden,), "neuron"), repeats=1)
+    four = {name: study.subtasks["left" if name in "ab" else "right"] for name in "abcd"}
+    for name, subtasks in (("two", study.subtasks), ("four", four)):
+        run(replace(study, name=name, subtasks=subtasks), tmp_path)
+    found = find(tmp_path)
+    assert all(item.overlap.units == 16 for run in found.runs for item in run.results[0].overlaps)
+    text = write_report(found, tmp_path / "report.html", "both").read_text()
+    assert "repeats=2 or more" in text
+    assert "agree too little" not in text
 
 
 def test_ends_are_set_apart(tmp_path):

@@ -48,7 +48,15 @@ def position(named: Sequence[tuple[str, Verdict]]) -> Chart | None:
         "position",
         "Overlap between chance and ceiling",
         "Near the chance mark subtasks use weights of their own; near the ceiling they use the same ones.",
-        (Panel("IoU of the masks in the hidden layers", "", series, y_axis="names", x_range=(-0.02, 1.02)),),
+        (
+            Panel(
+                "IoU of the masks (in hidden layers, where ends are set apart)",
+                "",
+                series,
+                y_axis="names",
+                x_range=(-0.02, 1.02),
+            ),
+        ),
         170 + 60 * len(placed),
     )
 

@@ -47,7 +47,7 @@ def table_faithfulness(run: Run) -> Grid | None:
     alike = [item for result in run.results for item in result.likeness]
     if not found and not alike:
         return None
-    tested = run.experiment.data.tested
+    tested, networks = run.experiment.data.tested, ("mask", "complement") if alike else ()
     rows: list[tuple[str, ...]] = []
     for subtask in run.experiment.data.subtasks:
         curves = found.get(subtask, [])
@@ -60,13 +60,16 @@ def table_faithfulness(run: Run) -> Grid | None:
                     if item.mask and (item.network, item.mask.subtask, item.subtask) == (network, subtask, test)
                 )
             )
-            for network in ("mask", "complement")
+            for network in networks
             for test in tested
         )
         rows.append((subtask, *areas, *cells))
-    caption = (
-        "CPR: area under the curve of faithfulness over the share of units kept. CMD: area between it and 1. Then, in %, how like "
-        "the network's predictions those of the first mask and of its complement are, on every subtask: 1 - Jensen-Shannon divergence."
+    caption = "CPR: area under the curve of faithfulness over the share of units kept. CMD: area between it and 1." + (
+        " Then, in %, how like the network's predictions those of the first mask and of its complement are, on every subtask: 1 - "
+        "Jensen-Shannon divergence."
+        if alike
+        else ""
     )
-    likeness = (f"{kind}{test}" for kind in ("like the network on ", "¬, on ") for test in tested)
+    kinds = {"mask": "like the network on ", "complement": "¬, on "}
+    likeness = (f"{kinds[network]}{test}" for network in networks for test in tested)
     return Grid("Faithfulness", caption, ("mask of", "CPR", "CMD", *likeness), tuple(rows))

@@ -14,12 +14,15 @@ from maskscope.runs.properties import Reused, reused, specialized
 from maskscope.runs.removal import RemovalFinding, drops, removal_finding, worst_besides
 from maskscope.runs.results import ALL, FEW, HoldsOut, SeedResults
 
+Place = Literal["found", "found, but not alone", "cannot tell"]
+"""Of a single subtask's weights."""
+
 
 @dataclass(frozen=True)
 class Verdict:
     """Whether the subtasks share weights, or have some of their own, and what says so."""
 
-    finding: Finding | RemovalFinding | Literal["not masked", "nothing forgotten", "forgets"]
+    finding: Finding | RemovalFinding | Place | Literal["not masked", "nothing forgotten", "forgets"]
     headline: str
     """A few words."""
     overlap: str
@@ -33,6 +36,9 @@ class Verdict:
 SPARED = 0.9
 """Below this share of its accuracy a subtask counts as harmed by the removal of another's weights."""
 
+_LOST = 0.5
+"""Damage from which a single subtask counts as lost without its mask's weights."""
+
 _NEARLY_ALL = 0.9
 """Chance of an overlap above which there is nothing left to compare."""
 
@@ -43,6 +49,8 @@ def verdict(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     """The sentence, from what the experiment is about: what masks share, or what they lose that their training left out."""
     if experiment.masking is None:
         return _untouched(experiment, results)
+    if len(experiment.data.subtasks) == 1:
+        return _place(experiment, results)
     return _removal(experiment, results) if isinstance(experiment.data, HoldsOut) else _sharing(experiment, results)
 
 
@@ -51,6 +59,33 @@ def _untouched(experiment: Experiment, results: Sequence[SeedResults]) -> Verdic
     return Verdict(
         "not masked", f"Trained on {experiment.data.full} and tested, without masks", f"Right: {said}.", "", None
     )
+
+
+def _place(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
+    """Of a single subtask: whether its mask holds what serves it, and all of that."""
+    subtask = experiment.data.subtasks[0]
+    warned = [warning for result in results for warning in result.warnings]
+    found, whole = specialized(experiment, results, subtask), accuracy(results, "full network", subtask)
+    alone, without, random = (
+        accuracy(results, kind, subtask, subtask) for kind in ("mask", "complement", "random mask")
+    )
+    served, needed = found.sufficiency.mean >= SPARED, found.necessity.mean >= _LOST
+    finding: Place = "cannot tell" if warned or not served else "found" if needed else "found, but not alone"
+    headline = {
+        "found": f"The mask holds what {subtask} needs: alone it serves it, without it the network fails",
+        "found, but not alone": f"The mask serves {subtask}, but the network can do it without these weights too",
+        "cannot tell": f"Cannot tell where {subtask} lies",
+    }[finding]
+    sizes = [
+        tensor for result in results for size in result.sizes if size.name.subtask == subtask for tensor in size.tensors
+    ]
+    kept = sum(tensor.kept_weights for tensor in sizes) / max(1, sum(tensor.weights for tensor in sizes))
+    numbers = (
+        f"It keeps {kept:.1%} of the masked weights and is right in {alone.mean:.1%} of cases (the network: {whole.mean:.1%}; random "
+        f"weights of the same sizes: {random.mean:.1%}); without them the network is right in {without.mean:.1%}."
+    )
+    measured = f"Necessity {found.necessity.short}, sufficiency {found.sufficiency.short}. What it shares with others, a second subtask would tell."
+    return Verdict(finding, headline, numbers, measured, None)
 
 
 def _removal(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
@@ -98,7 +133,7 @@ def _sharing(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
 
 def _settle(found: Reuse, placed: Reused, finding: Finding, warned: Sequence[str]) -> str:
     """What would let one tell, where one cannot."""
-    if finding != "cannot tell" or warned:
+    if finding != "cannot tell" or warned or not found.iou.ceiling.n:  # without a ceiling that has been said
         return ""
     if found.iou.chance > _NEARLY_ALL:
         return " The masks keep nearly everything there: a higher penalty, or a smaller density, would leave something to compare."
