@@ -14,6 +14,7 @@ from maskscope.report.grid import Grid, percent
 from maskscope.report.load import ContinualRun, ContinualSeed, Run, SeedRun
 from maskscope.report.published import TABLE_ONE
 from maskscope.report.shared_tables import table_overlap
+from maskscope.report.size_charts import table_faithfulness
 from maskscope.report.tables import (
     table_drops,
     table_outcomes,
@@ -166,6 +167,11 @@ def special(setting: Setting) -> str:
 def shared_weights(setting: Setting) -> str:
     """What removing shared weights does; empty where no run has measured it."""
     return _joined(setting, table_pairs, "network")
+
+
+def faithful(setting: Setting) -> str:
+    """Areas under the curves of faithfulness by size; empty where no run has measured them."""
+    return _joined(setting, table_faithfulness, "network")
 
 
 def places(setting: Setting) -> str:
