@@ -132,6 +132,65 @@ class Distillation:
         return functional.kl_div(said, meant, reduction="batchmean", log_target=True)
 
 
+def scored(network: Network, batch: tuple[Int[Tensor, "pairs 2 positions"], Any]) -> Tensor:
+    """What a network says of all sequences of a batch of pairs, one after another: (sequences, positions, classes)."""
+    return network(batch[0].flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class MinimalPairs:
+    """Mean of -log sigmoid(log p(good) - log p(bad)), in nats, over pairs of sequences of which the first is to be likelier.
+
+    Batches are ``(inputs, targets)``, both (pairs, 2, positions), the good sequence first; a target is what comes next. Targets equal
+    to ``ignore`` do not count: padding, and also what both begin with, which cancels. Source: the pairs of Warstadt et al. 2020 (BLiMP);
+    the loss of Burges et al. 2005 (RankNet), log 2 where neither is preferred.
+
+    Examples:
+        >>> import torch
+        >>> tokens = torch.tensor([[[0, 1], [0, 0]]])  # one pair
+        >>> batch = (tokens[..., :-1], tokens[..., 1:])
+        >>> network = lambda tokens: torch.tensor([0.0, 2.0]).expand(*tokens.shape, 2)  # 1 is likelier by 2 nats, always
+        >>> round(float(MinimalPairs()(network, batch)), 4)  # log(1 + exp(-2))
+        0.1269
+        >>> MinimalPairs().right(network, batch)
+        tensor([1.])
+    """
+
+    outputs: Callable[[Network, Any], Tensor] = scored
+    """Unnormalised logarithms of probabilities from a network and a batch: (pairs, 2, positions, classes), or the pairs flattened."""
+    ignore: int = IGNORED
+    """Target of positions that do not count."""
+
+    def __call__(self, model: Network, batch: Any) -> Float[Tensor, ""]:
+        """The mean over pairs."""
+        return -functional.logsigmoid(self.margins(model, batch)).mean()
+
+    def margins(self, model: Network, batch: Any) -> Float[Tensor, " pairs"]:
+        """By how many nats the good sequence of each pair is likelier.
+
+        Raises:
+            ValueError: Targets are not pairs, or there is no output for each.
+        """
+        _, targets = _pair(batch)
+        if targets.ndim != 3 or targets.shape[1] != 2:
+            raise ValueError(f"minimal pairs need targets of shape (pairs, 2, positions), got {tuple(targets.shape)}")
+        outputs = self.outputs(model, batch)
+        if outputs.shape[:-1].numel() != targets.numel():
+            raise ValueError(
+                f"outputs of shape {tuple(outputs.shape)} do not have one row of classes for each target of {tuple(targets.shape)}"
+            )
+        counted = targets.flatten() != self.ignore
+        flat = outputs.flatten(0, -2)[counted]  # softmax over a large vocabulary costs as much as some layers
+        costs = functional.cross_entropy(flat, targets.flatten()[counted], reduction="none")
+        each = costs.new_zeros(targets.numel()).masked_scatter(counted, costs)
+        good, bad = each.view(targets.shape).sum(-1).unbind(1)
+        return bad - good
+
+    def right(self, model: Network, batch: Any) -> Float[Tensor, " pairs"]:
+        """The metric: 1 for every pair whose good sequence is likelier, else 0."""
+        return (self.margins(model, batch) > 0).float()
+
+
 @dataclass(frozen=True)
 class Complete:
     """An objective with a term for completeness: without the mask's weights the network must fail.
