@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import maskscope as ms
 from maskscope.core.objectives import IGNORED, MinimalPairs
 from maskscope.core.seeded import seeded
+from maskscope.runs.study_file import read
 
 transformers = pytest.importorskip("transformers")
 
@@ -30,13 +32,20 @@ def ids(sentence):
 ENCODED = [(ids(good), ids(bad)) for good, bad in PAIRS]
 
 
-@pytest.fixture(scope="module")
-def study():
-    path = Path(__file__).parents[2] / "examples" / "smollm2.py"
-    spec = importlib.util.spec_from_file_location("smollm2", path)
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def study():
+    return example("smollm2")
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +168,22 @@ def test_an_output_for_each_target_is_asked_for(study, model):
     short = MinimalPairs(outputs=lambda network, batch: study.said(network, batch)[:, 1:])
     with pytest.raises(ValueError, match="one row of classes for each target"):
         short.margins(model, study.encoded(ENCODED))
+
+
+def test_the_studies_are_read_without_the_network():
+    heads, weights = read(EXAMPLES / "smollm2.py").studies
+    assert (heads.name, weights.name) == ("heads", "weights")
+    assert len(heads.subtasks) == 4
+    assert set(weights.subtasks) < set(heads.subtasks)
+
+
+def test_the_figure_counts_the_masks_that_keep_a_head(model, tmp_path):
+    """A row for each of 6 heads, a column for each of 2 layers."""
+    figure, layout = example("smollm2_figure"), ms.layout(model, granularity=ms.PerHead())
+    for seed, units in enumerate(([0, 7], [7, 11])):
+        kept = torch.zeros(12, dtype=torch.bool)
+        kept[units] = True
+        ms.Mask.of(layout, kept).save(tmp_path / f"learned-seed{seed}.safetensors")
+    counts = figure.kept(tmp_path)
+    assert counts.tolist() == [[1, 0], [0, 2], [0, 0], [0, 0], [0, 0], [0, 1]]
+    assert len(figure.drawn({"npi": counts, "anaphora": counts}).axes) == 2
