@@ -39,7 +39,7 @@ def kept(folder: Path) -> Tensor:
 
 def drawn(counts: dict[str, Tensor]) -> Figure:
     """A panel for each ability."""
-    figure = Figure(figsize=(7.5, 1.3 * len(counts) + 0.7), layout="constrained")
+    figure = Figure(figsize=(6.2, 1.3 * len(counts) + 0.7), layout="constrained")
     rows = figure.subplots(len(counts), sharex=True, squeeze=False)[:, 0]
     for axes, (ability, heads) in zip(rows, counts.items(), strict=True):
         axes.pcolormesh(heads, cmap=ListedColormap(list(COLOURS.values())), vmin=0, vmax=2, edgecolor="white")
