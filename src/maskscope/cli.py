@@ -31,6 +31,7 @@ from maskscope.report.tables import print_runs
 from maskscope.runs.experiment import Experiment
 from maskscope.runs.jobs import Job, JobFailed, run_jobs
 from maskscope.runs.plan import cost
+from maskscope.runs.results import FEW
 from maskscope.runs.store import InUse, folder_of, segment
 from maskscope.runs.study_file import StudyFileError, read_once
 from maskscope.runs.train import DivergedError
@@ -181,9 +182,21 @@ def _print_plan(item: Experiment, place: torch.device, seeds: int) -> None:
         f"a step: {found.step * 1e3:,.0f} ms; forward and backward of the network itself: {found.plain * 1e3:,.0f} ms",
         f"learning {found.masks} masks: {_time(found.learning * seeds)} at most (masks that settle end earlier)",
         f"testing {found.networks} networks on {len(item.data.tested)} subtasks: {_time(found.testing * seeds)}",
+        f"loss of the first batch: {found.loss:.3g}, under the first samples of a mask {found.first:.3g}",
         f"memory: {found.memory / 1e6:,.0f} MB at the highest so far, the network itself {found.weights / 1e6:,.0f} MB",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if found.first > 2 * found.loss:
+        console.print(
+            "note: what the first samples remove at random costs much of the loss, and masks learned from there may serve nothing; "
+            "begin with more kept: schedule=replace(schedule, init=5)",
+            highlight=False,
+        )
+    if not found.few:
+        console.print(
+            f"note: more than {FEW} subtasks: no controls, no removals of shared weights and no curves by size are measured",
+            highlight=False,
+        )
 
 
 def _time(seconds: float) -> str:

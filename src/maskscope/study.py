@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from maskscope.core.batches import Batch, Batches
@@ -114,6 +115,8 @@ class Study:
     replacement: Callable[[nn.Module, Layout], Replacement] | None = None
     """What removed weights become, in learning and in tests, from the network and the layout: such as
     ``maskscope.core.replacement.means``. Default: zero."""
+    autocast: torch.dtype | None = None
+    """As for ``learn_mask``."""
     repeats: int = 2
     """Masks of each subtask; two or more give the ceiling."""
     ends: Sequence[str] = ()

@@ -306,6 +306,34 @@ def test_a_comment_changes_nothing_and_code_does(file):
     assert read(file).experiments[0].digest != first
 
 
+def test_other_studies_of_the_file_change_nothing_unless_they_are_used(file):
+    before = [item.digest for item in read(file).experiments]
+    file.write_text(FILE.replace("penalty=1e-3, repeats=1, ends", "penalty=2e-3, repeats=1, ends"))
+    after = [item.digest for item in read(file).experiments]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    third = "\nother = replace(study, name='third')\n"
+    file.write_text("from dataclasses import replace\n" + FILE + third)
+    used = [item.digest for item in read(file).experiments]
+    file.write_text("from dataclasses import replace\n" + FILE.replace("1e-3, solved", "2e-3, solved") + third)
+    changed = [item.digest for item in read(file).experiments]
+    assert [a == b for a, b in zip(used, changed, strict=True)] == [False, True, False]
+
+
+def test_a_docstring_changes_nothing(file):
+    text = (
+        FILE
+        + '''
+def helper():
+    """Before."""
+'''
+    )
+    file.write_text(text)
+    before = [item.digest for item in read(file).experiments]
+    file.write_text(text.replace("Before", "After").replace('"""A study."""', '"""Another."""'))
+    assert [item.digest for item in read(file).experiments] == before
+
+
 def test_a_job_of_a_file_runs_in_another_process(file, tmp_path):
     found = read(file)
     job = Job(found.experiments[1], 0, tmp_path / "runs", 1, CPU, file)
@@ -359,4 +387,7 @@ def test_a_plan_counts_what_is_tested(tmp_path):
     assert found.networks == len(tested) + len(removed)
     assert found.masks == 5
     assert over.units == 192
+    assert found.loss == pytest.approx(ms.cross_entropy(network(), batch_of(0, 0)).item())
+    assert found.first != found.loss
+    assert found.few
     assert found.learning == pytest.approx(5 * 12 * found.step)

@@ -268,6 +268,11 @@ class Experiment:
         return self.network.replacement(model, over) if isinstance(self.network, OwnNetwork) else {}
 
     @property
+    def autocast(self) -> torch.dtype | None:
+        """The type of products while masks are learned, if it is not the network's."""
+        return self.network.autocast if isinstance(self.network, OwnNetwork) else None
+
+    @property
     def gate(self) -> Gate:
         """Of its masks; the default where it learns none."""
         if isinstance(self.network, OwnNetwork):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from maskscope.core.batches import Batch, Batches, stream
@@ -100,6 +101,11 @@ class OwnNetwork:
         """What removed weights become."""
         make = _study(self.source, self.study).replacement
         return {} if make is None else make(model, over)
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """As the study has it."""
+        return _study(self.source, self.study).autocast
 
     @property
     def gate(self) -> Gate:

@@ -249,6 +249,7 @@ class Runner:
             seed=seed,
             resume=logits,
             kernel=self._kernel(learner.over, masking),
+            autocast=self.experiment.autocast,
             cuda_graph=data.replayable,
         )
 

@@ -11,7 +11,7 @@ from itertools import islice
 from statistics import median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskscope.analysis.evaluate import evaluate
 from maskscope.core.batches import stream
@@ -22,6 +22,7 @@ from maskscope.core.modes import evaluating
 from maskscope.runs.ablations import tested
 from maskscope.runs.experiment import Experiment
 from maskscope.runs.own import OwnData, OwnNetwork
+from maskscope.runs.results import FEW
 
 _WARM, _TIMED = 2, 5
 """Steps; the first ones compile and allocate."""
@@ -46,6 +47,12 @@ class Cost:
     """Bytes at the highest: the network, its masks' state, and everything in between."""
     weights: int
     """Bytes of the network."""
+    loss: float
+    """Of the network itself, on the first batch."""
+    first: float
+    """Of the same batch under the first samples of the mask. Much larger: what they remove at random is too much to learn from."""
+    few: bool
+    """Whether the subtasks are few enough for controls, removals of shared weights, and curves."""
 
     @property
     def learning(self) -> float:
@@ -77,10 +84,17 @@ def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
     objective, batches = data.objective(first), list(islice(stream(data.learning(first, 0)), _WARM + _TIMED))
     schedule = masking.schedule
 
+    losses: list[Tensor] = []
+
     def plain() -> None:
         with evaluating(model):
-            objective(model, onto(next(turns), device)).backward()
+            loss = objective(model, onto(next(turns), device))
+            loss.backward()
+        losses.append(loss.detach())
         model.zero_grad(set_to_none=True)
+
+    def learn() -> None:
+        losses.append(next(states).loss)
 
     turns = stream(batches)
     states = learning(
@@ -93,9 +107,12 @@ def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
         penalty=masking.penalty,
         density=masking.density,
         replacement=experiment.replacement(model, over),
+        autocast=experiment.autocast,
     )
     timed_plain = _timed([plain] * (_WARM + _TIMED), device)
-    timed_step = _timed([lambda: next(states)] * min(_WARM + _TIMED, schedule.steps), device)
+    itself = float(losses[0])
+    losses.clear()
+    timed_step = _timed([learn] * min(_WARM + _TIMED, schedule.steps), device)
     states.close()
 
     def test() -> None:
@@ -111,6 +128,9 @@ def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
         test=_timed([test], device),
         memory=_highest(device),
         weights=_bytes(model),
+        loss=itself,
+        first=float(losses[0]),
+        few=len(data.subtasks) <= FEW,
     )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
-import io
 import sys
-import tokenize
 import traceback
 from dataclasses import dataclass
 from functools import cache
@@ -39,8 +38,8 @@ class StudyFile:
 def read(path: Path) -> StudyFile:
     """Run a Python file and take every ``Study`` that it defines, in their order.
 
-    The digest of an experiment covers the file's code, not its comments and layout, nor the files it imports. Modules beside the
-    file can be imported.
+    The digest of an experiment covers the file's code, but for statements that define other studies (unless it uses their names),
+    comments, docstrings and layout; and not the files it imports. Modules beside the file can be imported.
 
     Args:
         path: The file.
@@ -52,7 +51,7 @@ def read(path: Path) -> StudyFile:
         raise StudyFileError(f"no study file at {path}; it is a Python file that defines an ms.Study")
     try:
         module = _imported(path.resolve())
-        source = _digest(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
     except Exception as error:
         raise StudyFileError(_told(path, error)) from error
     studies = tuple({id(value): value for value in vars(module).values() if isinstance(value, Study)}.values())
@@ -62,9 +61,13 @@ def read(path: Path) -> StudyFile:
         raise StudyFileError(
             f"{path} defines {what}; write, for example, study = ms.Study(name=..., model=..., subtasks=...)"
         )
-    for study in studies:
+    defined = {name: value for name, value in vars(module).items() if isinstance(value, Study)}
+    sources = [
+        _digest(tree, {*defined}, {name for name, value in defined.items() if value is study}) for study in studies
+    ]
+    for study, source in zip(studies, sources, strict=True):
         own.know(source, study)
-    return StudyFile(path, studies, tuple(experiment(study, source) for study in studies))
+    return StudyFile(path, studies, tuple(map(experiment, studies, sources)))
 
 
 @cache
@@ -110,12 +113,46 @@ _GATES = (GumbelSigmoid, HardConcrete, Sigmoid, TopK)
 _GRAINS = (PerWeight, PerOutput, PerInput, PerTensor, PerBlock, PerHead, PerNeuron, PerLayer)
 
 
-def _digest(text: str) -> str:
-    """Of the code without comments and empty lines."""
-    unseen = {tokenize.COMMENT, tokenize.NL}
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    code = "".join(f"{token.type == tokenize.INDENT:d}{token.string}" for token in tokens if token.type not in unseen)
+def _digest(tree: ast.Module, studies: set[str], own_names: set[str]) -> str:
+    """Of the code that a study is made of.
+
+    Args:
+        tree: The file.
+        studies: Names of all its studies.
+        own_names: Those of this one.
+    """
+    wanted = set(own_names)
+    while True:
+        chosen = [
+            statement for statement in tree.body if not (_defines(statement) & studies) or _defines(statement) & wanted
+        ]
+        used = {node.id for item in chosen for node in ast.walk(item) if isinstance(node, ast.Name)} & studies
+        if used <= wanted:
+            break
+        wanted |= used
+    code = "\n".join(ast.unparse(_bare(statement)) for statement in chosen if not _is_text(statement))
     return hashlib.blake2b(code.encode(), digest_size=8).hexdigest()
+
+
+def _defines(statement: ast.stmt) -> set[str]:
+    """The names that a plain assignment gives a value."""
+    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+        return {statement.target.id}
+    if isinstance(statement, ast.Assign):
+        return {target.id for target in statement.targets if isinstance(target, ast.Name)}
+    return set()
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def _bare(statement: ast.stmt) -> ast.stmt:
+    """Without docstrings."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            node.body = [item for item in node.body if not _is_text(item)] or [ast.Pass()]
+    return statement
 
 
 def _imported(path: Path) -> ModuleType:
