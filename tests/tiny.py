@@ -22,7 +22,7 @@ from maskscope.models.twin import CopySecondHalf
 from maskscope.runs.continual import Continual
 from maskscope.runs.experiment import SGD, Adam, Experiment, Masking, Training
 
-_MASKING = Masking(schedule=Schedule(steps=40, samples=2, settled=None), penalty=1e-5, batch=32)
+_MASKING = Masking(schedule=Schedule(steps=24, samples=2, settled=None, init=1.2), penalty=1e-5, batch=32)
 
 FNN = Experiment(
     "double-addition",

@@ -533,9 +533,9 @@ def test_a_mask_that_is_mostly_undecided_has_not_settled():
 
 
 def test_a_mask_that_no_longer_changes_ends_early(model):
-    schedule = Schedule(steps=3000, learning_rate=0.3, samples=2, settled=0.02)
+    schedule = Schedule(steps=1000, learning_rate=0.5, samples=2, settled=0.02, warmup=0.1)
     learned = learn_mask(model, batch, cross_entropy, layout=layout(model), penalty=1e-4, schedule=schedule)
-    assert learned.mask.origin.steps < 3000
+    assert learned.mask.origin.steps < 1000
     assert learned.curve[-1].step == learned.mask.origin.steps
     assert learned.curve[-1].changed < 0.02
 
@@ -547,7 +547,7 @@ def test_a_mask_that_still_changes_is_warned_of(model):
 
 
 def test_a_run_resumed_after_the_end_was_decided_ends_there_too(model):
-    schedule = Schedule(steps=3000, learning_rate=0.3, samples=2, settled=0.02)
+    schedule = Schedule(steps=1000, learning_rate=0.5, samples=2, settled=0.02, warmup=0.1)
     kept = {}
     for state in learning(model, batch, cross_entropy, layout=layout(model), penalty=1e-4, schedule=schedule):
         if state.step == state.steps - 5:
@@ -557,7 +557,7 @@ def test_a_run_resumed_after_the_end_was_decided_ends_there_too(model):
     *_, last = learning(
         model, batch, cross_entropy, layout=layout(model), penalty=1e-4, schedule=schedule, resume=again
     )
-    assert last.step == state.step < 3000
+    assert last.step == state.step < 1000
     assert torch.equal(last.logits.values, state.logits.values)
 
 

@@ -45,13 +45,13 @@ def test_the_size_that_was_asked_for(kind):
 
 
 def test_a_smaller_mask_has_a_larger_penalty():
-    (_, small), (_, large) = (learn("mlp", density) for density in (0.05, 0.4))
+    (_, small), (_, large) = (learn("mlp", density, schedule=replace(SCHEDULE, steps=100)) for density in (0.05, 0.4))
     assert small.mask.kept_units < large.mask.kept_units
     assert small.mask.origin.penalty > large.mask.origin.penalty
 
 
 def test_other_gates_can_be_sized():
-    _, learned = learn("mlp", 0.2, gate=HardConcrete(), penalty=1e-4)
+    _, learned = learn("mlp", 0.2, gate=HardConcrete(), penalty=1e-4, schedule=replace(SCHEDULE, steps=100))
     assert learned.mask.kept_units == round(0.2 * learned.mask.layout.units)
 
 
