@@ -11,6 +11,7 @@ ROOT = Path(maskscope.__file__).parent
 ORDER = (
     "locate",
     "core",
+    "hub",
     "progress",
     "study",
     "analysis",

@@ -14,10 +14,8 @@ from typing import Annotated, TypeVar
 import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from maskscope.analysis.compare import overlap, per_layer, per_tensor
 from maskscope.core.learning.learn import NonFiniteLossError
 from maskscope.core.mask import Mask
 from maskscope.core.select import nearest
@@ -27,11 +25,12 @@ from maskscope.report.collect import collect
 from maskscope.report.continual import print_continual
 from maskscope.report.html import write_report
 from maskscope.report.load import ContinualRun, Found, Run, find
+from maskscope.report.masks import print_mask, print_overlap, wide
+from maskscope.report.plan import print_plan
 from maskscope.report.tables import print_runs
 from maskscope.runs.experiment import Experiment
 from maskscope.runs.jobs import Job, JobFailed, run_jobs
 from maskscope.runs.plan import cost
-from maskscope.runs.results import FEW
 from maskscope.runs.store import InUse, folder_of, segment
 from maskscope.runs.study_file import StudyFileError, read_once
 from maskscope.runs.train import DivergedError
@@ -162,49 +161,19 @@ def study(
     if plan:
         torch.set_num_threads(per_job)
         for item in chosen:
-            _print_plan(item, place, len(seeds))
+            _plan(item, place, len(seeds))
         return
     root = out / segment(file.stem)
     _work([Job(item, seed, root, per_job, place, file.resolve()) for item in chosen for seed in seeds], jobs)
     _report_of(chosen, seeds, root, file.stem)
 
 
-def _print_plan(item: Experiment, place: torch.device, seeds: int) -> None:
-    console = Console()
+def _plan(item: Experiment, place: torch.device, seeds: int) -> None:
     try:
         over, found = cost(item, place)
     except (ValueError, KeyError, TypeError) as error:
         raise Failure(f"study {item.variant!r} cannot be run: {error.args[0] if error.args else error}") from None
-    networks = "" if seeds == 1 else f", for each of {seeds} networks"
-    console.print(Text.assemble((item.title, "bold"), f": {item.plan}{networks}"))
-    console.print(over.table(), markup=False, highlight=False, soft_wrap=True)
-    for line in (
-        f"a step: {found.step * 1e3:,.0f} ms; forward and backward of the network itself: {found.plain * 1e3:,.0f} ms",
-        f"learning {found.masks} masks: {_time(found.learning * seeds)} at most (masks that settle end earlier)",
-        f"testing {found.networks} networks on {len(item.data.tested)} subtasks: {_time(found.testing * seeds)}",
-        f"loss of the first batch: {found.loss:.3g}, under the first samples of a mask {found.first:.3g}",
-        f"memory: {found.memory / 1e6:,.0f} MB at the highest so far, the network itself {found.weights / 1e6:,.0f} MB",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if found.first > 2 * found.loss:
-        console.print(
-            "note: what the first samples remove at random costs much of the loss, and masks learned from there may serve nothing; "
-            "begin with more kept: schedule=replace(schedule, init=5)",
-            highlight=False,
-        )
-    if not found.few:
-        console.print(
-            f"note: more than {FEW} subtasks: no controls, no removals of shared weights and no curves by size are measured",
-            highlight=False,
-        )
-
-
-def _time(seconds: float) -> str:
-    """As a person says it."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    print_plan(item, over, found, seeds, Console())
 
 
 def _work(jobs: list[Job], side_by_side: int) -> None:
@@ -355,25 +324,10 @@ def compare(a: Positional[Path], b: Positional[Path], /) -> None:
         a: A mask file.
         b: Another, over the same layout.
     """
-    first, second, console = _mask(a), _mask(b), _wide()
     try:
-        tensors, layers = per_tensor(first, second), per_layer(first, second)
-        whole = overlap(first, second, where="all")
+        print_overlap({str(a): _mask(a), str(b): _mask(b)}, wide())
     except ValueError as error:
         raise Failure(str(error)) from None
-    if first.origin.model != second.origin.model:
-        console.print("warning: the two masks were learned on networks with different weights", style="yellow")
-    console.print(f"A: {a}\nB: {b}", markup=False, highlight=False, soft_wrap=True)
-    header = ("kept by A", "kept by B", "both", "units", "IoU", "chance", "IoMin", "chance")
-    table = _table("tensor", *header)
-    pooled = layers if len(layers) < len(tensors) else ()
-    for prefix, rows in (("", tensors), ("layer ", pooled), ("", (whole,))):
-        for row in rows:
-            counts = (f"{count:,}" for count in (row.first, row.second, row.both, row.units))
-            shares = (f"{share:.3f}" for share in (row.iou, row.chance_iou, row.iomin, row.chance_iomin))
-            table.add_row(Text(prefix + row.where), *counts, *shares)
-        table.add_section()
-    console.print(table)
 
 
 @app.command
@@ -385,42 +339,7 @@ def inspect(file: Positional[Path], /) -> None:
     Args:
         file: A mask file.
     """
-    mask, console = _mask(file), _wide()
-    origin = mask.origin
-    for label, value in (
-        ("label", origin.label),
-        ("subtask", origin.subtask),
-        ("seed", origin.seed),
-        ("gate", origin.gate),
-        ("threshold", origin.threshold),
-        ("penalty", origin.penalty),
-        ("steps", origin.steps),
-        ("network", origin.model and f"{len(origin.model.parameters)} parameters, digest {origin.model.digest}"),
-    ):
-        console.print(f"{label:<10}{'-' if value in ('', None) else value}", markup=False, highlight=False)
-    table = _table("tensor", "unit", "kept units", "units", "kept weights", "weights", "density")
-    for count in mask.counts():
-        kind = mask.layout.by_name[count.parameter].kind
-        numbers = (count.kept_units, count.units, count.kept_weights, count.weights)
-        table.add_row(Text(count.parameter), kind, *(f"{number:,}" for number in numbers), f"{count.density:.1%}")
-    totals = (mask.kept_units, mask.layout.units, mask.kept_weights, mask.layout.weights)
-    table.add_row("all", "", *(f"{number:,}" for number in totals), f"{mask.density:.1%}")
-    console.print(table)
-
-
-def _wide() -> Console:
-    """A console that does not cut names when piped."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
-
-
-def _table(first: str, *others: str) -> Table:
-    """Names to the left, folded where they are too long; numbers to the right."""
-    table = Table()
-    table.add_column(first, overflow="fold", min_width=16)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
+    print_mask(_mask(file), wide())
 
 
 def _mask(path: Path) -> Mask:

@@ -1,1 +1,1 @@
-"""From a study as a value to results on disk: train, learn, test, compare; resumable at any moment."""
+"""From an experiment as a value to results on disk: train, learn, test, compare; resumable at any moment."""

@@ -21,7 +21,7 @@ from maskscope.core.fingerprint import fingerprint
 from maskscope.core.layout import layout
 from maskscope.core.mask import Mask, Origin
 from maskscope.core.seeded import seeded
-from maskscope.runs.hub import pull, push
+from maskscope.hub import pull, push
 
 RESPONSE = SimpleNamespace(headers={}, request=None)
 
