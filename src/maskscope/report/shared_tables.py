@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import combinations
 from typing import Literal
 
 from maskscope.analysis.intervals import LEVEL, Interval
@@ -23,8 +24,11 @@ def table_overlap(run: Run) -> Grid | None:
         return None
     rows: list[tuple[str, ...]] = []
     for where in _ordered(item.overlap.where for item in run.results[0].overlaps):
-        found, placed = reuse_in(run.results, where), reused(run.results, where)
-        rows.append((where, *_placed(found.iou, placed.iou), *_placed(found.iomin, placed.iomin)))
+        rows.append((where, *_placed_in(run, where, None)))
+        if where == run.experiment.judged_in and 2 < len(subtasks) <= FEW:
+            rows += [
+                (f"{where}: {' and '.join(pair)}", *_placed_in(run, where, pair)) for pair in combinations(subtasks, 2)
+            ]
     caption = (
         f"IoU and IoMin of the masks of {' and '.join(subtasks) if len(subtasks) == 2 else 'different subtasks'} (mean ± standard deviation over pairs of masks). Chance: "
         "random masks of the same per-tensor sizes. Ceiling: the same subtask learned again. P_reuse: where that lies, from chance "
@@ -32,6 +36,11 @@ def table_overlap(run: Run) -> Grid | None:
     )
     header = ("where", "IoU", "chance", "ceiling", "P_reuse", "IoMin", "chance", "ceiling", "P_reuse")
     return Grid("Overlap", caption, header, tuple(rows))
+
+
+def _placed_in(run: Run, where: str, pair: tuple[str, str] | None) -> tuple[str, ...]:
+    found, placed = reuse_in(run.results, where, pair), reused(run.results, where, pair)
+    return *_placed(found.iou, placed.iou), *_placed(found.iomin, placed.iomin)
 
 
 def _ordered(places: Iterable[str]) -> list[str]:

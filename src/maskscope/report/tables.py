@@ -193,6 +193,10 @@ def _examples(run: Run) -> str:
     return " and ".join(f"{count:,} ({subtask})" for subtask, count in counts.items())
 
 
+_POOLED = 3
+"""Rows of overlap on the terminal: hidden layers, input and output layers, all; and of pairs, where there are three subtasks."""
+
+
 def print_runs(runs: Sequence[Run], console: Console) -> None:
     """Verdict, accuracies and overlap of every run."""
     for run in runs:
@@ -206,7 +210,9 @@ def _said(said: Verdict, run: Run) -> list[Text | Table]:
     tables = [turned(table_one(run))] if lost is None else [short(lost, 6, len(lost.rows))]
     special = table_specialization(run)
     tables += [] if special is None else [short(special, 3, len(special.rows))]
-    tables += [short(overlap, 5, 3)] if overlap is not None else []
+    if overlap is not None:
+        pairs = sum(row[0].startswith(f"{run.experiment.judged_in}: ") for row in overlap.rows)
+        tables.append(short(overlap, 5, _POOLED + pairs))
     return [
         Text.assemble((f"{said.finding.upper()}  ", "cyan"), (f"{said.headline}.", "bold")),
         Text(f"{said.overlap} {said.ablations}"),
