@@ -148,7 +148,7 @@ class Study:
             ValueError: A seed other than 0 where one network was given.
             TypeError: The function returned something else.
         """
-        several = not isinstance(self.model, nn.Module) and len(inspect.signature(self.model).parameters) > 0
+        several = not isinstance(self.model, nn.Module) and _wants_a_seed(self.model)
         if seed and not several:
             raise ValueError(
                 f"study {self.name!r} has one network, so its only seed is 0, got {seed}; for several give a function: "
@@ -160,3 +160,10 @@ class Study:
         if not isinstance(found, nn.Module):
             raise TypeError(f"model of study {self.name!r} returned {type(found).__name__}, expected an nn.Module")
         return found
+
+
+def _wants_a_seed(make: Callable[..., nn.Module]) -> bool:
+    """Whether a function has to be given something: parameters with defaults are its own affair."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(make).parameters.values()
+    return any(item.kind in kinds and (item.default is item.empty or item.name == "seed") for item in parameters)

