@@ -10,6 +10,7 @@ from maskscope.core.learning.schedules import Schedule
 from planted.planting import problems, trained
 
 
+@pytest.mark.slow
 def test_strata_change_a_mask_no_more_than_another_seed_does():
     model = trained(3, recurrent=False)
 

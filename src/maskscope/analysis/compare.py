@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import TypeVar
 
 import numpy as np
@@ -166,17 +168,33 @@ def shared(masks: Sequence[Mask], names: Iterable[str] | None = None) -> tuple[f
         >>> shared([mask, mask])
         (1.0, 1.0)
     """
+    return tuple(part[""] for part in shared_in(masks, {"": _names(masks[0], names)} if masks else {}))
+
+
+def shared_in(masks: Sequence[Mask], parts: Mapping[str, Sequence[str]]) -> list[dict[str, float]]:
+    """``shared`` in several parts of a network, each mask being read once.
+
+    Args:
+        masks: Two or more.
+        parts: Parameters by the name of the part.
+
+    Raises:
+        ValueError: Fewer than two masks, or different layouts.
+
+    Examples:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> mask = Mask.full(layout(nn.Linear(2, 3)))
+        >>> shared_in([mask, ~mask], {"all": ["weight"]})
+        [{'all': 0.0}, {'all': nan}]
+    """
     if len(masks) < 2:
         raise ValueError(f"sharing needs at least two masks, got {len(masks)}")
-    names = None if names is None else tuple(names)
-    shares: list[float] = []
+    found: list[dict[str, float]] = []
     for i, mask in enumerate(masks):
-        others = [other for j, other in enumerate(masks) if j != i]
-        union = others[0]
-        for other in others[1:]:
-            union = union | other
-        shares.append(_share(mask & union, mask, names))
-    return tuple(shares)
+        union = reduce(or_, [other for j, other in enumerate(masks) if j != i])
+        found.append(_shares(mask & union, mask, parts))
+    return found
 
 
 def remaining(mask: Mask, control: Mask, names: Iterable[str] | None = None) -> float:
@@ -191,13 +209,41 @@ def remaining(mask: Mask, control: Mask, names: Iterable[str] | None = None) -> 
         >>> remaining(~mask, mask)
         0.0
     """
-    return _share(mask & control, control, None if names is None else tuple(names))
+    return remaining_in(mask, control, {"": _names(mask, names)})[""]
 
 
-def _share(part: Mask, whole: Mask, names: Sequence[str] | None) -> float:
-    here = whole.layout.covering(whole.layout.names if names is None else whole.layout.matching(names))
-    size = int((whole.kept & here).sum())
-    return int((part.kept & here).sum()) / size if size else math.nan
+def remaining_in(mask: Mask, control: Mask, parts: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """``remaining`` in several parts of a network, each mask being read once.
+
+    Examples:
+        >>> from torch import nn
+        >>> from maskscope.core.layout import layout
+        >>> mask = Mask.full(layout(nn.Linear(2, 3)))
+        >>> remaining_in(mask, mask, {"all": ["weight"]})
+        {'all': 1.0}
+    """
+    return _shares(mask & control, control, parts)
+
+
+def _names(mask: Mask, names: Iterable[str] | None) -> tuple[str, ...]:
+    return mask.layout.names if names is None else mask.layout.matching(names)
+
+
+def _shares(part: Mask, whole: Mask, parts: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Units of one mask over those of another, in each part: a unit counts where any of its parameters is."""
+    kept, of, spans = part.kept, whole.kept, whole.layout.spans
+    counts = [(int(span.own(kept).sum()), int(span.own(of).sum())) for span in spans]
+    shares: dict[str, float] = {}
+    for where, names in parts.items():
+        here = {*names}
+        inside = [
+            count
+            for span, count in zip(spans, counts, strict=True)
+            if any(item.parameter in here for item in span.segments)
+        ]
+        size = sum(count for _, count in inside)
+        shares[where] = sum(count for count, _ in inside) / size if size else math.nan
+    return shares
 
 
 def symmetric(values: Mapping[tuple[T, T], float], names: Sequence[T]) -> Float64[np.ndarray, "n n"]:

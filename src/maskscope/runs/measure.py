@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from maskscope.analysis.ablate import complement
-from maskscope.analysis.compare import overlaps, remaining, shared
+from maskscope.analysis.compare import overlaps, remaining_in, shared_in
 from maskscope.analysis.evaluate import Score, evaluate, evaluate_each
 from maskscope.analysis.faithfulness import Curve, Likeness, curve
 from maskscope.analysis.gradients import Similarity, gradient_similarity
@@ -155,13 +155,14 @@ def _shares(experiment: Experiment, masks: Mapping[MaskName, Mask]) -> Iterator[
     if experiment.masking is None:
         return
     control = masks[MaskName(experiment.data.full, 0)]
+    parts = places(experiment, spans_of(control.layout))
     for repeat in range(experiment.masking.repeats):
         names = [MaskName(subtask, repeat) for subtask in experiment.data.subtasks]
-        for where, parameters in places(experiment, spans_of(control.layout)).items():
-            alone = len(names) < 2
-            shares = (math.nan,) if alone else shared([masks[name] for name in names], parameters)
-            for name, share in zip(names, shares, strict=True):
-                yield Share(name, where, share, remaining(masks[name], control, parameters))
+        alone = len(names) < 2
+        every = [dict.fromkeys(parts, math.nan)] if alone else shared_in([masks[name] for name in names], parts)
+        for name, own in zip(names, every, strict=True):
+            left = remaining_in(masks[name], control, parts)
+            yield from (Share(name, where, own[where], left[where]) for where in parts)
 
 
 def _alike(experiment: Experiment, networks: Sequence[Tested]) -> Iterator[Tested]:
