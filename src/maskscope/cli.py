@@ -110,9 +110,8 @@ def run(
     if dry_run:
         _dry_run(chosen, seeds, root)
         return
-    if data_dir is not None:
-        os.environ[SETTING] = str(data_dir.resolve())  # so that processes of --jobs see it too
-    per_job = threads or max(1, (os.cpu_count() or 1) // jobs)
+    _look_in(data_dir)
+    per_job = _threads_each(threads, jobs)
     _work([Job(item, seed, root, per_job, place) for item in chosen for seed in seeds], jobs)
     _report_of(chosen, seeds, root, f"{name}, preset {preset}")
 
@@ -150,10 +149,8 @@ def study(
         device: Where to compute: cpu, cuda, cuda:1. auto: the first GPU if torch sees one, else the CPU.
     """
     _check_counts(seeds, jobs, threads)
-    if data_dir is not None:
-        os.environ[SETTING] = str(data_dir.resolve())
-    place = _device(device)
-    per_job = threads or max(1, (os.cpu_count() or 1) // jobs)
+    _look_in(data_dir)
+    place, per_job = _device(device), _threads_each(threads, jobs)
     try:
         chosen = _named(file.name, read_once(file.resolve()).experiments, only)
     except StudyFileError as error:
@@ -193,6 +190,16 @@ def _report_of(chosen: Sequence[Entry], seeds: tuple[int, ...], root: Path, titl
     found = find(root)
     those = Found(_those(found.runs, chosen, seeds), found.unfinished, _those(found.continual, chosen, seeds))
     _report(those, root / "report.html", title)
+
+
+def _look_in(data_dir: Path | None) -> None:
+    """For data; in the environment, so that processes of --jobs see it too."""
+    if data_dir is not None:
+        os.environ[SETTING] = str(data_dir.resolve())
+
+
+def _threads_each(threads: int, jobs: int) -> int:
+    return threads or max(1, (os.cpu_count() or 1) // jobs)
 
 
 def _check_counts(seeds: tuple[int, ...], jobs: int, threads: int) -> None:
@@ -325,7 +332,7 @@ def compare(a: Positional[Path], b: Positional[Path], /) -> None:
         b: Another, over the same layout.
     """
     try:
-        print_overlap({str(a): _mask(a), str(b): _mask(b)}, wide())
+        print_overlap((str(a), _mask(a)), (str(b), _mask(b)), wide())
     except ValueError as error:
         raise Failure(str(error)) from None
 

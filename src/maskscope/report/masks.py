@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,22 +16,23 @@ def wide() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
-def print_overlap(masks: Mapping[str, Mask], console: Console) -> None:
+def print_overlap(a: tuple[str, Mask], b: tuple[str, Mask], console: Console) -> None:
     """Overlap of two masks per tensor, per layer and pooled, with its chance level.
 
     Args:
-        masks: Two, by where they are from.
+        a: Where a mask is from, and the mask.
+        b: Another.
         console: Where to print.
 
     Raises:
         ValueError: They have different layouts.
     """
-    (a, first), (b, second) = masks.items() if len(masks) > 1 else [*masks.items()] * 2
+    (where_a, first), (where_b, second) = a, b
     tensors, layers = per_tensor(first, second), per_layer(first, second)
     whole = overlap(first, second, where="all")
     if first.origin.model != second.origin.model:
         console.print("warning: the two masks were learned on networks with different weights", style="yellow")
-    console.print(f"A: {a}\nB: {b}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"A: {where_a}\nB: {where_b}", markup=False, highlight=False, soft_wrap=True)
     header = ("kept by A", "kept by B", "both", "units", "IoU", "chance", "IoMin", "chance")
     table = _table("tensor", *header)
     pooled = layers if len(layers) < len(tensors) else ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
+from operator import and_, sub
 from typing import NamedTuple
 
 from torch import nn
@@ -63,8 +64,8 @@ class Removal(NamedTuple):
     removed: str
     first: MaskName
     second: MaskName
-    mask: Mask
-    """What is removed."""
+    make: Callable[[], Mask]
+    """What is removed; called when it is its turn."""
     under: Under
 
 
@@ -129,5 +130,6 @@ def removals(experiment: Experiment, under: Under, masks: Mapping[MaskName, Mask
         if first.seed != second.seed or data.full in (first.subtask, second.subtask):
             continue
         a, b = masks[first], masks[second]
-        for removed, mask in (("shared", a & b), ("first alone", a - b), ("second alone", b - a)):
-            yield Removal(removed, first, second, mask, under)
+        makers = {"shared": partial(and_, a, b), "first alone": partial(sub, a, b), "second alone": partial(sub, b, a)}
+        for removed, make in makers.items():
+            yield Removal(removed, first, second, make, under)

@@ -116,10 +116,11 @@ def _accuracies(experiment: Experiment, item: Tested, tests: Tests) -> Iterator[
 def _pairs(experiment: Experiment, item: Removal, tests: Tests) -> Iterator[PairAccuracy]:
     names = (f"{name.subtask} {name.seed}" for name in (item.first, item.second))
     key = " | ".join(("right", f"without {item.removed}", *names))
-    scores = tests.scores(key, lambda: _on_each(experiment, item.under(complement(item.mask))))
+    mask = item.make()
+    scores = tests.scores(key, lambda: _on_each(experiment, item.under(complement(mask))))
     for subtask, score in zip(experiment.data.tested, scores, strict=True):
         yield PairAccuracy(
-            item.removed, item.first, item.second, item.mask.kept_weights, subtask, score.value, score.examples
+            item.removed, item.first, item.second, mask.kept_weights, subtask, score.value, score.examples
         )
 
 
@@ -200,13 +201,13 @@ def some(batches: Sequence[Batch]) -> Sequence[Batch]:
 
 
 def faithfulness(
-    experiment: Experiment, model: nn.Module, name: MaskName, over: Layout, logits: torch.Tensor
+    experiment: Experiment, under: Under, name: MaskName, over: Layout, logits: torch.Tensor
 ) -> Curve | None:
     """How well the units that a mask keeps first do on its subtask, by size; None where that is not asked.
 
     Args:
         experiment: The values the run was made from.
-        model: The trained network.
+        under: The trained network.
         name: Of the mask.
         over: Its layout.
         logits: As learned, for every unit.
@@ -216,7 +217,6 @@ def faithfulness(
     if name.seed or own not in data.tested or len(data.subtasks) > FEW:
         return None
     tests, metric = some(data.tests("valid", own)), data.metric(own)
-    under = Under(model, experiment.replacement(model, over))
     return curve(over, logits, lambda mask: evaluate(under(mask), tests, metric).value)
 
 

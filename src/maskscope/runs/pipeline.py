@@ -24,7 +24,9 @@ from maskscope.core.learning.learn import learning
 from maskscope.core.learning.learned import Reading, State, finish, origin_of, read, undecided
 from maskscope.core.learning.logits import Logits
 from maskscope.core.mask import Mask
+from maskscope.core.replacement import Replacement
 from maskscope.core.seeded import derive, seeded
+from maskscope.runs.ablations import Under
 from maskscope.runs.environment import at_work
 from maskscope.runs.experiment import Experiment, Masking, from_json, hashed, to_json
 from maskscope.runs.loop import Loop, Note, Report
@@ -57,6 +59,8 @@ class _Learner:
     model: nn.Module
     learned_on: Fingerprint
     over: Layout
+    replacement: Replacement
+    """What removed weights become."""
 
     def beside(self, control: Mask) -> tuple[nn.Module, Layout]:
         """The network and the layout of a subtask's mask: without what is taken from the control mask."""
@@ -103,7 +107,8 @@ class Runner:
     def _masks(self, masking: Masking, model: nn.Module) -> dict[MaskName, Mask]:
         """Every mask, the control first: others may take parameters from it."""
         over = self.experiment.over(model)
-        learner = _Learner(self.experiment, masking, model, fingerprint(model), over)
+        becomes = self.experiment.replacement(model, over)
+        learner = _Learner(self.experiment, masking, model, fingerprint(model), over, becomes)
         masks: dict[MaskName, Mask] = {}
         for subtask, seed in self.experiment.masks():
             control = masks.get(MaskName(self.experiment.data.full, 0))
@@ -245,7 +250,7 @@ class Runner:
             schedule=masking.schedule,
             penalty=masking.penalty,
             density=masking.density,
-            replacement=self.experiment.replacement(model, over),
+            replacement=learner.replacement,
             seed=seed,
             resume=logits,
             kernel=self._kernel(learner.over, masking),
@@ -270,7 +275,7 @@ class Runner:
         mask.save(self.folder.mask(name.subtask, name.seed))
         probability, curve = learned.probability, tuple(Reading(**reading) for reading in loop.readings())
         expected = float(probability.double().sum())
-        sizes = faithfulness(self.experiment, model, name, over, learned.logits)
+        sizes = faithfulness(self.experiment, Under(model, learner.replacement), name, over, learned.logits)
         record = MaskRecord(name, seconds, undecided(probability), expected, histogram(probability), curve, sizes)
         write_record(self.folder.mask_record(name.subtask, name.seed), record)
         kept = f"{learned.mask.kept_units:,} of {over.units:,} units kept in {seconds:.0f} s"
@@ -285,7 +290,8 @@ class Runner:
                 return read_record(path, SeedResults)
             except Damaged as damage:
                 warnings.warn(f"measuring again: {damage}", stacklevel=2)
-        digest = hashed({"network": fingerprint(model).digest, "masks": [mask.digest for mask in masks.values()]})
+        network = read_record(self.folder.training, TrainingRecord).digest
+        digest = hashed({"network": network, "masks": [mask.digest for mask in masks.values()]})
         tests = Tests(self.folder.tests, digest, loop.task, self.report)
         results = measure(self.experiment, self.seed, model, masks, tests)
         write_record(path, results)

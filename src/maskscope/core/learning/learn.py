@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ from maskscope.core.learning.sizing import Sizing
 from maskscope.core.learning.step import Step
 from maskscope.core.modes import evaluating
 from maskscope.core.noise import draw
-from maskscope.core.objectives import Objective, Weighed
+from maskscope.core.objectives import Objective, weight_of
 from maskscope.core.replacement import Replacement, checked
 
 PENALTY = 1e-4 / 128
@@ -153,7 +154,7 @@ def learning(
     _check_resume(logits, layout, schedule, repr((seed, penalty, gate, *([] if density is None else [density]))))
     if density is not None:
         logits.sizing = _sizing(logits, density, penalty, gate)
-    weigh = objective.weigh if isinstance(objective, Weighed) else None
+    weigh = partial(weight_of, objective)
     start, looks = logits.step, 1 if logits.device.type == "cpu" else _CHECK_EVERY
     fused = Kernel(gate, kernel, float(schedule.steps * layout.units * schedule.samples))
     if not start:

@@ -58,11 +58,7 @@ class Step:
         linear = products.forwards(model, self.gating.written | self.gating.matrices, self.collecting)
         lstm = recurrent.forwards(model, self.gating.matrices, self.collecting)
         self.swap = Swap(model, {**weights, **self.gating.seen}, linear | lstm)
-        self._whole = {
-            name: weights[name] + replacement[name] if replacement and name in replacement else weights[name]
-            for name in self.gating.seen
-        }
-        """What a sample and its complement add up to."""
+        self._weights, self._replacement = weights, replacement or {}
         self._checked = False
 
     def draw(self, streams: Sequence[Draw]) -> None:
@@ -80,8 +76,9 @@ class Step:
 
     def inverted(self, *args: Any, **kwargs: Any) -> Any:
         """The network under the complement of the sample shown: what the sample keeps is replaced, and the other way round."""
-        seen = self.gating.seen
-        with Swap(self.model, {name: whole - seen[name] for name, whole in self._whole.items()}):
+        others = {name: self._weights[name] - seen for name, seen in self.gating.seen.items()}
+        others |= {name: others[name] + value for name, value in self._replacement.items()}
+        with Swap(self.model, others):
             return self.model(*args, **kwargs)
 
     def _part(self, part: Part) -> Tensor:
