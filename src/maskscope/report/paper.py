@@ -64,13 +64,21 @@ def _charts(found: Found) -> Iterator[tuple[str, Chart]]:
         yield segment(run.experiment.variant), continual.sharing(run)
 
 
+_TABLES = 2
+"""Tables of numbers in a row: more are too narrow to be read."""
+
+
 def drawn(chart: Chart) -> Figure:
-    """A chart as a matplotlib figure, its panels side by side, one legend above."""
-    figure = Figure(figsize=(7.0, max(2.0, chart.height / _INCH)), layout="constrained")
+    """A chart as a matplotlib figure, its panels side by side (tables two in a row), one legend above."""
+    columns = min(
+        len(chart.panels), _TABLES if any(isinstance(panel, Heat) for panel in chart.panels) else len(chart.panels)
+    )
+    rows = -(-len(chart.panels) // columns)
+    figure = Figure(figsize=(7.0, max(2.0, rows * chart.height / _INCH)), layout="constrained")
     FigureCanvasAgg(figure)
     names: dict[str, Artist] = {}
     for i, panel in enumerate(chart.panels):
-        axes = figure.add_subplot(1, len(chart.panels), i + 1)
+        axes = figure.add_subplot(rows, columns, i + 1)
         if isinstance(panel, Heat):
             _heat(axes, panel)
             continue
