@@ -80,6 +80,7 @@ def blimp(study, tmp_path, monkeypatch):
                 file.writelines(json.dumps(row) + "\n" for row in rows)
     monkeypatch.setenv("MASKSCOPE_DATA", str(tmp_path))
     monkeypatch.setattr(study, "tokenizer", lambda: ids)
+    monkeypatch.setattr(study, "ONLY", {})  # the word is not among these
     study.pairs.cache_clear()
     yield tmp_path
     study.pairs.cache_clear()
@@ -118,6 +119,12 @@ def test_what_both_sentences_begin_with_is_ignored(study):
         [IGNORED, IGNORED, *ids("sleeps"), IGNORED, IGNORED],
         [IGNORED, IGNORED, *ids("sleep"), IGNORED, IGNORED],
     ]
+
+
+def test_one_token_alone_may_count(study):
+    [cats] = ids("cats")
+    _, targets = study.encoded([(ids("only cats sleep"), ids("even cats sleep"))], cats)
+    assert targets.tolist() == [[[IGNORED, cats, IGNORED]] * 2]
 
 
 def test_no_sentence_is_learned_from_and_tested_on(study, blimp):

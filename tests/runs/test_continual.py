@@ -10,6 +10,7 @@ from rich.console import Console
 
 from maskscope.core.files import load_tensors
 from maskscope.core.mask import Mask
+from maskscope.experiments.permuted_mnist import STANDARD
 from maskscope.report.collect import collect
 from maskscope.report.continual import print_continual, retained, verdict
 from maskscope.report.html import write_report
@@ -53,6 +54,13 @@ def test_what_is_frozen_is_never_forgotten(experiment, tmp_path):
         first, last = (load_tensors(folder.path / "tasks" / f"{task}.safetensors").tensors for task in (0, 2))
         kept = Mask.load(folder.mask("permutation 0", 0)).parameter("layers.1.weight")
         assert not torch.equal(first["layers.1.weight"][kept], last["layers.1.weight"][kept])
+
+
+def test_runs_from_before_weights_had_a_rate_of_their_own_are_found():
+    assert STANDARD[0].digest == "3d974c39"  # of the results in the tree
+    assert (
+        replace(CONTINUAL, schedule=replace(CONTINUAL.schedule, weight_learning_rate=1e-3)).digest != CONTINUAL.digest
+    )
 
 
 def test_frozen_weights_are_those_of_earlier_masks_and_others_begin_anew(tmp_path):

@@ -28,10 +28,18 @@ PAPER = (
         protection="none",
         own_first_layer=False,
     ),
+    replace(
+        PUBLISHED,
+        variant="unprotected-slow",
+        title="nothing frozen, one first layer, weights at a tenth of the rate",
+        protection="none",
+        own_first_layer=False,
+        schedule=JointSchedule(weight_learning_rate=1e-3),
+    ),
 )
-"""The paper's three initialisations, and three controls."""
+"""The paper's three initialisations, and four controls."""
 
-STANDARD = tuple(replace(item, schedule=JointSchedule(steps=1500, samples=4)) for item in PAPER)
+STANDARD = tuple(replace(item, schedule=replace(item.schedule, steps=1500, samples=4)) for item in PAPER)
 """A twentieth of the steps, half of the samples."""
 
 QUICK = tuple(

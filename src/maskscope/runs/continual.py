@@ -81,7 +81,10 @@ class Continual:
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits over everything that changes numbers."""
-        return hashed({name: value for name, value in json.loads(self.to_json()).items() if name != "title"})
+        values = {name: value for name, value in json.loads(self.to_json()).items() if name != "title"}
+        if self.schedule.weight_learning_rate is None:  # came later: older runs stay found
+            del values["schedule"]["weight_learning_rate"]
+        return hashed(values)
 
     def to_json(self) -> str:
         """Indented."""
@@ -211,7 +214,7 @@ class ContinualRunner:
         if task and experiment.own_first_layer:
             _begin_anew(model, self._fresh("first layer", task), ~Mask.of(over, over.covering(experiment.first_layer)))
         logits = torch.where(seen.kept, experiment.used, experiment.new)
-        joint = Joint(model, over, logits, frozen, experiment.schedule.learning_rate)
+        joint = Joint(model, over, logits, frozen, experiment.schedule)
         loop = self._loop(f"permutation {task}")
         before = loop.resume(joint.restore)
         states = learning_jointly(

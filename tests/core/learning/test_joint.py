@@ -27,10 +27,10 @@ def batch(step):
     return torch.randn(12, 6, generator=generator), torch.randint(3, (12,), generator=generator)
 
 
-def begun(model, frozen=None, spread=1.0):
+def begun(model, frozen=None, spread=1.0, schedule=None):
     over = layout(model, ["*"])
     logits = torch.linspace(-spread, 2 * spread, over.units)
-    return Joint(model, over, logits, frozen or Mask.empty(over), 0.01)
+    return Joint(model, over, logits, frozen or Mask.empty(over), schedule or JointSchedule())
 
 
 def run(joint, steps, samples=3, clip=1e9):
@@ -100,6 +100,17 @@ def test_weights_and_logits_are_clipped_together():
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_weights_may_have_a_learning_rate_of_their_own():
+    model = network()
+    joint = begun(model, schedule=JointSchedule(weight_learning_rate=1e-4))
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    logits = joint.logits.clone()
+    run(joint, 1)  # Adam's first step is its rate, whatever the gradient
+    assert float((joint.logits - logits).abs().max()) == pytest.approx(1e-2, rel=1e-3)
+    for name, weight in model.named_parameters():
+        assert float((weight.detach() - weights[name]).abs().max()) == pytest.approx(1e-4, rel=1e-2)
+
+
 def test_a_resumed_run_goes_on_bit_for_bit():
     whole = begun(network())
     run(whole, 8)
@@ -127,9 +138,11 @@ def test_another_layout_is_refused():
     model = network()
     over = layout(model, ["*"])
     with pytest.raises(ValueError, match=r"one logit and one frozen bit for each of 53 units, got \(3,\)"):
-        Joint(model, over, torch.zeros(3), Mask.empty(over), 0.01)
+        Joint(model, over, torch.zeros(3), Mask.empty(over), JointSchedule())
     with pytest.raises(ValueError, match="positive numbers"):
         JointSchedule(steps=0)
+    with pytest.raises(ValueError, match="positive numbers"):
+        JointSchedule(weight_learning_rate=0.0)
 
 
 def test_a_gate_without_an_expected_slope_is_refused():

@@ -35,7 +35,10 @@ class JointSchedule:
     steps: int = 30_000
     """Optimisation steps."""
     learning_rate: float = 1e-2
-    """Adam's, for weights and logits."""
+    """Adam's, for logits, and for weights where these have none of their own."""
+    weight_learning_rate: float | None = None
+    """Adam's, for weights. None: that of logits, as published. At 1e-2 weights that go on from an earlier task grow until nothing
+    more is learned, unless what no mask keeps begins anew."""
     samples: int = 8
     """Mask samples per step; the batch is cut into that many parts."""
     clip: float = 1.0
@@ -43,8 +46,19 @@ class JointSchedule:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if self.steps < 1 or self.samples < 1 or not self.learning_rate > 0 or not self.clip > 0:
+        rates = self.learning_rate, self.for_weights
+        if self.steps < 1 or self.samples < 1 or not min(*rates, self.clip) > 0:
             raise ValueError(f"a joint schedule needs positive numbers, got {self}")
+
+    @property
+    def for_weights(self) -> float:
+        """The weights' learning rate.
+
+        Examples:
+            >>> JointSchedule().for_weights, JointSchedule(weight_learning_rate=1e-3).for_weights
+            (0.01, 0.001)
+        """
+        return self.learning_rate if self.weight_learning_rate is None else self.weight_learning_rate
 
 
 class Joint:
@@ -55,7 +69,7 @@ class Joint:
         layout: Units over them, float32.
         logits: Where every unit starts.
         frozen: Units whose weights stay as they are; their logits learn all the same.
-        learning_rate: Adam's.
+        schedule: For its learning rates.
 
     Raises:
         ValueError: Logits or frozen units of another layout.
@@ -64,12 +78,12 @@ class Joint:
         >>> from maskscope.core.layout import layout
         >>> model = nn.Linear(2, 3)
         >>> over = layout(model)
-        >>> Joint(model, over, torch.zeros(over.units), Mask.empty(over), 0.01).step
+        >>> Joint(model, over, torch.zeros(over.units), Mask.empty(over), JointSchedule()).step
         0
     """
 
     def __init__(
-        self, model: nn.Module, layout: Layout, logits: Float32[Tensor, " units"], frozen: Mask, learning_rate: float
+        self, model: nn.Module, layout: Layout, logits: Float32[Tensor, " units"], frozen: Mask, schedule: JointSchedule
     ) -> None:
         """Fresh moments."""
         if frozen.layout != layout or logits.shape != (layout.units,):
@@ -87,7 +101,11 @@ class Joint:
             for segment in layout.segments
         }
         self.step = 0
-        self.adam = torch.optim.Adam([*self.weights.values(), self.logits], lr=learning_rate, fused=True)
+        groups = [
+            {"params": [*self.weights.values()], "lr": schedule.for_weights},
+            {"params": [self.logits], "lr": schedule.learning_rate},
+        ]
+        self.adam = torch.optim.Adam(groups, fused=True)
 
     def state(self) -> dict[str, Tensor]:
         """Weights, buffers, logits, moments and the step, as tensors."""
@@ -154,8 +172,8 @@ def learning_jointly(
         >>> from maskscope.core.layout import layout
         >>> from maskscope.core.objectives import cross_entropy
         >>> model = nn.Linear(2, 2)
-        >>> joint = Joint(model, layout(model), torch.zeros(4), Mask.empty(layout(model)), 0.01)
         >>> batch, schedule = (torch.ones(8, 2), torch.ones(8, dtype=torch.long)), JointSchedule(steps=3)
+        >>> joint = Joint(model, layout(model), torch.zeros(4), Mask.empty(layout(model)), schedule)
         >>> states = learning_jointly(
         ...     joint, lambda step: batch, cross_entropy, gate=GumbelSigmoid(), schedule=schedule, penalty=0.0, seed=0
         ... )
