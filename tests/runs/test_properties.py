@@ -7,16 +7,17 @@ import pytest
 import torch
 
 import tiny
-from maskscope.analysis.ablate import complement
+from maskscope.analysis.ablate import complement, random_like
 from maskscope.analysis.compare import Overlap
 from maskscope.analysis.controls import WITHOUT_ENDS
 from maskscope.analysis.evaluate import evaluate
 from maskscope.core.apply import masked
 from maskscope.core.files import load_tensors
 from maskscope.core.mask import Mask
+from maskscope.core.seeded import derive
 from maskscope.runs.pipeline import Runner
 from maskscope.runs.properties import reused, specialized
-from maskscope.runs.results import HIDDEN, Accuracy, MaskName, MaskRecord, PairOverlap, SeedResults
+from maskscope.runs.results import HIDDEN, WITHOUT_RANDOM, Accuracy, MaskName, MaskRecord, PairOverlap, SeedResults
 from maskscope.runs.store import folder_of, read_record
 from maskscope.runs.verdict import verdict
 
@@ -89,6 +90,8 @@ def test_p_specialize_is_that_of_the_accuracies_over_networks():
             ("mask", name, "pair 2"): 0.01,
             ("complement", name, "pair 1"): 0.01,
             ("complement", name, "pair 2"): other,
+            (WITHOUT_RANDOM, name, "pair 1"): other,
+            (WITHOUT_RANDOM, name, "pair 2"): 0.0,  # not of its own subtask: does not count
         }
         return [Accuracy(network, mask, subtask, value, 100) for (network, mask, subtask), value in values.items()]
 
@@ -99,6 +102,12 @@ def test_p_specialize_is_that_of_the_accuracies_over_networks():
     assert found.p_specialize.n == 3
     assert found.p_specialize.low < 0.9 < found.p_specialize.high
     assert found.necessity.mean == pytest.approx(1.0)
+    assert found.necessity_at_random.mean == pytest.approx(0.1, abs=0.01)  # the pairs' chance is 1 %
+
+
+def test_necessity_at_random_is_nothing_where_it_was_not_tested():
+    still = lambda: 0.5  # noqa: E731
+    assert specialized(tiny.FNN, [network(still, still)], "pair 1").necessity_at_random.n == 0
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +146,19 @@ def test_controls_of_first_masks_are_measured_as_by_hand(measured):
         made = gone | Mask.of(gone.layout, gone.layout.covering(["layers.1.weight"]))
         tests, metric = tiny.FNN.data.tests("valid", item.subtask), tiny.FNN.data.metric(item.subtask)
         assert item.value == evaluate(masked(model, made), tests, metric).value
+
+
+def test_a_network_loses_as_many_random_units_of_each_tensor_as_each_mask_keeps(measured):
+    folder, model, results = measured
+    found = [item for item in results.accuracies if item.network == WITHOUT_RANDOM]
+    assert {item.mask for item in found} == {MaskName(*name) for name in tiny.FNN.masks()}
+    for item in found:
+        gone = random_like(mask_of(folder, item.mask), derive(0, "random mask", item.mask.subtask, item.mask.seed))
+        assert [count.kept_units for count in gone.counts()] == [
+            count.kept_units for count in mask_of(folder, item.mask).counts()
+        ]
+        tests, metric = tiny.FNN.data.tests("valid", item.subtask), tiny.FNN.data.metric(item.subtask)
+        assert item.value == evaluate(masked(model, complement(gone)), tests, metric).value
 
 
 def test_likeness_of_predictions_is_measured_as_by_hand(measured):

@@ -99,7 +99,8 @@ def size(batch: Batch) -> int:
         if leaf.ndim:
             return leaf.shape[0]
     raise ValueError(
-        f"no tensor with a batch dimension in this {type(batch).__name__}; a batch holds tensors, batch first"
+        f"no tensor with a batch dimension in this {type(batch).__name__}; a batch holds tensors, batch first (rows of a Hugging "
+        'Face dataset become tensors by dataset.with_format("torch"))'
     )
 
 

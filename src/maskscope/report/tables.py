@@ -19,7 +19,7 @@ from maskscope.runs.ablations import CONTROLS
 from maskscope.runs.estimates import accuracy, outcome
 from maskscope.runs.properties import Specialized, specialized
 from maskscope.runs.removal import drops
-from maskscope.runs.results import FEW, HoldsOut
+from maskscope.runs.results import FEW, WITHOUT_RANDOM, HoldsOut
 from maskscope.runs.verdict import Verdict, verdict
 
 
@@ -59,25 +59,27 @@ def table_specialization(run: Run) -> Grid | None:
     if isinstance(experiment.data, HoldsOut) or len(experiment.data.subtasks) < 2:
         return None
     found = [specialized(experiment, run.results, subtask) for subtask in experiment.data.subtasks]
+    columns = {
+        "P_specialize": [item.p_specialize for item in found],
+        "necessity": [item.necessity for item in found],
+        "at random": [item.necessity_at_random for item in found],
+        "sufficiency": [item.sufficiency for item in found],
+        "specificity": [item.specificity for item in found],
+        "cost": [item.cost for item in found],
+    }
+    if not any(interval.n for interval in columns["at random"]):  # tested before that was
+        del columns["at random"]
     rows = tuple(
-        (
-            item.subtask,
-            *(
-                value.short
-                for value in (item.p_specialize, item.necessity, item.sufficiency, item.specificity, item.cost)
-            ),
-            _values(item),
-        )
-        for item in found
+        (item.subtask, *(column[row].short for column in columns.values()), _values(item))
+        for row, item in enumerate(found)
     )
     caption = (
-        "From 0 (chance) to 1 (the network itself). Necessity: what removal takes from its own subtask. Sufficiency: what the mask "
-        "alone does. Specificity: what removal leaves of the others. P_specialize: 1 if removal destroys its own subtask only, 0 if "
+        "From 0 (chance) to 1 (the network itself). Necessity: what removal takes from its own subtask; at random: what removal of "
+        "as many random weights of each tensor takes. Sufficiency: what the mask alone does. Specificity: what removal leaves of the others. P_specialize: 1 if removal destroys its own subtask only, 0 if "
         f"it harms the others as much. Cost: accuracy lost by removal, of all there could be above chance, which is defined for networks "
         f"that have not learned the subtask too. {LEVEL:.0%} intervals of Student's t."
     )
-    header = ("subtask", "P_specialize", "necessity", "sufficiency", "specificity", "cost", "n")
-    return Grid("Specialization", caption, header, rows)
+    return Grid("Specialization", caption, ("subtask", *columns, "n"), rows)
 
 
 def _values(item: Specialized) -> str:
@@ -148,6 +150,7 @@ def table_ablations(run: Run) -> Grid | None:
         lines += [
             (f"¬ {subtask}, input and output layers from the control mask", "complement with ends open", subtask),
             (f"random mask, sized as that of {subtask} in every tensor", "random mask", subtask),
+            (f"¬ random mask, sized as that of {subtask} in every tensor", WITHOUT_RANDOM, subtask),
             *((f"{kind} (for the mask of {subtask})", kind, subtask) for kind in CONTROLS),
         ]
     lines += [
@@ -209,7 +212,7 @@ def _said(said: Verdict, run: Run) -> list[Text | Table]:
     lost, overlap = table_drops(run), table_overlap(run)
     tables = [turned(table_one(run))] if lost is None else [short(lost, 6, len(lost.rows))]
     special = table_specialization(run)
-    tables += [] if special is None else [short(special, 3, len(special.rows))]
+    tables += [] if special is None else [short(special, 4, len(special.rows))]
     if overlap is not None:
         pairs = sum(row[0].startswith(f"{run.experiment.judged_in}: ") for row in overlap.rows)
         tables.append(short(overlap, 5, _POOLED + pairs))

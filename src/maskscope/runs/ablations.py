@@ -19,7 +19,7 @@ from maskscope.core.objectives import Network
 from maskscope.core.replacement import Replacement
 from maskscope.core.seeded import derive
 from maskscope.runs.experiment import Experiment
-from maskscope.runs.results import FEW, MaskName
+from maskscope.runs.results import FEW, WITHOUT_RANDOM, MaskName
 
 CONTROLS = (controls.EMPTY, controls.RANDOM, controls.SAMPLED, controls.ENDS, controls.WITHOUT_ENDS)
 """Made from the first mask of every subtask, where there are few. (The full mask is the network, masks shuffled within tensors
@@ -87,10 +87,12 @@ def networks(experiment: Experiment, seed: int, under: Under, masks: Mapping[Mas
     first_spans = tuple(segment.parameter for span in spans[: len(spans) // 2] for segment in span.segments)
     halves = experiment.halves or (experiment.network.first_half or first_spans,)
     for name, mask in masks.items():
+        drawn = partial(random_like, mask, derive(seed, "random mask", name.subtask, name.seed))
         ablated: list[tuple[str, Callable[[], Mask]]] = [
             ("mask", partial(_itself, mask)),
             ("complement", partial(complement, mask)),
-            ("random mask", partial(random_like, mask, derive(seed, "random mask", name.subtask, name.seed))),
+            ("random mask", drawn),
+            (WITHOUT_RANDOM, partial(_without, drawn)),
         ]
         if ends:
             ablated.insert(2, ("complement with ends open", partial(_open, mask, control, ends)))
@@ -111,6 +113,10 @@ def networks(experiment: Experiment, seed: int, under: Under, masks: Mapping[Mas
 
 def _itself(mask: Mask) -> Mask:
     return mask
+
+
+def _without(make: Callable[[], Mask]) -> Mask:
+    return complement(make())
 
 
 def _open(mask: Mask, control: Mask, ends: Sequence[str]) -> Mask:

@@ -12,10 +12,10 @@ from jaxtyping import Float64
 from maskscope.analysis.compare import Overlap
 from maskscope.analysis.intervals import NOTHING, Interval, crossed, nested, student
 from maskscope.analysis.modularity import SEPARATE_BELOW, SHARED_ABOVE, Finding, Placed, Reuse
-from maskscope.analysis.specialize import Specialization, specialization
+from maskscope.analysis.specialize import Specialization, left, specialization
 from maskscope.runs.estimates import compared, reuse_in
 from maskscope.runs.experiment import Experiment
-from maskscope.runs.results import MaskName, PairOverlap, SeedResults
+from maskscope.runs.results import WITHOUT_RANDOM, MaskName, PairOverlap, SeedResults
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Specialized:
     cost: Interval
     """Of removal, also of a network that has not learned the subtask."""
     alone: Interval
+    necessity_at_random: Interval
+    """Removing as many random units of each tensor: what necessity is to be compared with."""
 
 
 def specialized(experiment: Experiment, results: Sequence[SeedResults], subtask: str) -> Specialized:
@@ -53,7 +55,18 @@ def specialized(experiment: Experiment, results: Sequence[SeedResults], subtask:
         over(lambda item: item.p_specialize),
         over(lambda item: item.cost),
         over(lambda item: item.alone),
+        nested([_at_random(experiment, result, subtask) for result in results]),
     )
+
+
+def _at_random(experiment: Experiment, result: SeedResults, subtask: str) -> list[float]:
+    """Damage to a subtask without as many random units as its masks keep; nothing where that was not tested."""
+    full = _accuracies(result, "full network", None)
+    return [
+        1 - left(item.value, full[subtask], experiment.data.chance)
+        for item in result.accuracies
+        if item.network == WITHOUT_RANDOM and item.mask and item.mask.subtask == subtask == item.subtask
+    ]
 
 
 def _specializations(experiment: Experiment, result: SeedResults, subtask: str) -> list[Specialization]:

@@ -20,6 +20,9 @@ HISTOGRAM_BINS = 50
 FEW = 3
 """With more subtasks than this, overlaps are kept for layers and pooled parts only, and outcomes for masks only."""
 
+WITHOUT_RANDOM = "complement of random mask"
+"""The network without as many random units of each tensor as a mask keeps: whether losing so many is harm enough."""
+
 HIDDEN, ENDS, ALL = "hidden layers", "input and output layers", "all layers"
 
 
@@ -103,8 +106,8 @@ class Accuracy:
     """A network on a subtask."""
 
     network: str
-    """full network, mask, complement, complement with ends open, first half masked, second half masked, random mask, or one of
-    ``analysis.controls``."""
+    """full network, mask, complement, complement with ends open, first half masked, second half masked, random mask, complement of
+    random mask, or one of ``analysis.controls``."""
     mask: MaskName | None
     subtask: str
     """What was tested."""

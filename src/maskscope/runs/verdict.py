@@ -84,7 +84,11 @@ def _place(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
         f"It keeps {kept:.1%} of the masked weights and is right in {alone.mean:.1%} of cases (the network: {whole.mean:.1%}; random "
         f"weights of the same sizes: {random.mean:.1%}); without them the network is right in {without.mean:.1%}."
     )
-    measured = f"Necessity {found.necessity.short}, sufficiency {found.sufficiency.short}. What it shares with others, a second subtask would tell."
+    compared = f" (of as many random weights: {found.necessity_at_random.short})" if found.necessity_at_random.n else ""
+    measured = (
+        f"Necessity {found.necessity.short}{compared}, sufficiency {found.sufficiency.short}. What it shares with others, a second "
+        "subtask would tell."
+    )
     return Verdict(finding, headline, numbers, measured, None)
 
 
