@@ -121,8 +121,8 @@ class Study:
     """Masks of each subtask; two or more give the ceiling."""
     ends: Sequence[str] = ()
     """Parameters of the input and output layers, as globs: overlap there is reported apart, and they are left open in one test."""
-    chance: float = 0.0
-    """What guessing gives, in every subtask's metric."""
+    chance: float | Mapping[str, float] = 0.0
+    """What guessing gives, in every subtask's metric; a mapping, such as ``{"colour": 0.1, "even": 0.5}``: in each one's."""
     solved: float = 0.9
     """Below it, the report warns that the network does not do a subtask itself."""
 
@@ -136,7 +136,10 @@ class Study:
         for name, subtask in self.subtasks.items():
             if not isinstance(subtask, Subtask):
                 raise TypeError(f"subtask {name!r} is a {type(subtask).__name__}, expected ms.Subtask(learn=, test=)")
-        if self.repeats < 1 or not 0 <= self.chance < 1:
+        if isinstance(self.chance, Mapping) and set(self.chance) != set(self.subtasks):
+            raise ValueError(f"chance of each of {list(self.subtasks)} is needed, got {dict(self.chance)}")
+        chances = self.chance.values() if isinstance(self.chance, Mapping) else [self.chance]
+        if self.repeats < 1 or not all(0 <= chance < 1 for chance in chances):
             raise ValueError(f"repeats must be at least 1 and chance in [0, 1), got {self.repeats=}, {self.chance=}")
         if not isinstance(self.model, nn.Module) and not callable(self.model):
             raise TypeError(f"model takes a network or a function of a seed, got {type(self.model).__name__}")

@@ -108,6 +108,23 @@ def test_page_and_terminal_show_the_same_numbers(root, page):
     assert table_overlap(run).rows[0][1] in terminal
 
 
+@pytest.mark.parametrize(("alone", "said"), [(0.9, True), (0.64, False)])
+def test_masks_that_beat_the_network_are_told(root, alone, said):
+    """0.04 more is not worth a word."""
+    run = find(root).runs[0]
+    values = {("mask", "pair 1"): alone, ("full network", None): 0.6}
+
+    def changed(item):
+        return replace(item, value=values.get((item.network, item.mask and item.mask.subtask), 0.0))
+
+    seeds = tuple(
+        replace(seed, results=replace(seed.results, accuracies=tuple(map(changed, seed.results.accuracies))))
+        for seed in run.seeds
+    )
+    caption = table_one(replace(run, seeds=seeds)).caption
+    assert ("better than the network itself (pair 1, 90.0 for 60.0 %)" in caption) == said
+
+
 def test_table_one_is_the_mean_over_masks_and_seeds(root):
     run = next(run for run in find(root).runs if run.experiment.variant == "fnn")
     values = [

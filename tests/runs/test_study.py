@@ -20,12 +20,14 @@ from maskscope.report.html import write_report
 from maskscope.report.load import find
 from maskscope.report.tables import print_runs
 from maskscope.runs import own
+from maskscope.runs.estimates import accuracy
 from maskscope.runs.experiment import from_json, to_json
 from maskscope.runs.jobs import Job
 from maskscope.runs.loop import Paused
 from maskscope.runs.own import OwnData, Turn
 from maskscope.runs.pipeline import Runner
 from maskscope.runs.plan import cost
+from maskscope.runs.properties import specialized
 from maskscope.runs.results import ALL, HIDDEN, SeedResults
 from maskscope.runs.store import folder_of, read_record
 from maskscope.runs.study_file import StudyFileError, read
@@ -141,6 +143,18 @@ def test_a_report_needs_no_file(tmp_path):
     assert "P_reuse" in write_report(found, tmp_path / "report.html", "mine").read_text()
     with pytest.raises(LookupError, match="'weights' cannot be run here: its file has not been read, or has changed"):
         found.runs[0].experiment.layout()
+
+
+def test_subtasks_may_have_a_chance_each(tmp_path):
+    run(a_study(chance={"right": 0.5, "left": 0.0}), tmp_path)
+    (found,) = find(tmp_path).runs
+    assert [found.experiment.chance(name) for name in ("left", "right")] == [0.0, 0.5]
+    page = write_report(find(tmp_path), tmp_path / "report.html", "two").read_text()
+    assert "chance is 0% of left, 50% of right" in page
+    whole = accuracy(found.results, "full network", "left").mean
+    alone = accuracy(found.results, "mask", "left", "left").mean
+    assert whole > 0.1
+    assert specialized(found.experiment, found.results, "left").sufficiency.mean == pytest.approx(alone / whole)
 
 
 @pytest.mark.parametrize("untrained", [True, False])
@@ -368,6 +382,8 @@ def test_errors_in_a_file_say_where(file, text, said):
         ({"subtasks": {"all": Subtask([batch_of(0, 0)], [batch_of(0, 0)])}}, "none of which is called 'all'"),
         ({"repeats": 0}, "repeats must be at least 1"),
         ({"chance": 1.0}, r"chance in \[0, 1\)"),
+        ({"chance": {"left": 0.5, "right": 1.0}}, r"chance in \[0, 1\)"),
+        ({"chance": {"left": 0.5}}, r"chance of each of \['left', 'right'\] is needed, got \{'left': 0.5\}"),
     ],
 )
 def test_impossible_studies_are_refused_at_once(changes, said):

@@ -125,7 +125,7 @@ def _tables(run: Run) -> tuple[Float64[np.ndarray, "n n"], ...]:
 def _damage(run: Run, removed: str, tested: str) -> float:
     full = accuracy(run.results, "full network", tested).mean
     return 1 - left(
-        accuracy(run.results, "complement", tested, removed).mean, full=full, chance=run.experiment.data.chance
+        accuracy(run.results, "complement", tested, removed).mean, full=full, chance=run.experiment.chance(tested)
     )
 
 

@@ -17,6 +17,7 @@ from maskscope.report.load import Run
 from maskscope.report.shared_tables import table_overlap
 from maskscope.runs.ablations import CONTROLS
 from maskscope.runs.estimates import accuracy, outcome
+from maskscope.runs.experiment import Experiment
 from maskscope.runs.properties import Specialized, specialized
 from maskscope.runs.removal import drops
 from maskscope.runs.results import FEW, WITHOUT_RANDOM, HoldsOut
@@ -37,9 +38,39 @@ def table_one(run: Run) -> Grid:
     caption = (
         f"Accuracy in % on {_examples(run)} validation examples. Columns: the network as it is, then under each mask and "
         f"each complement (¬). Mean ± standard deviation over {n or 'no'} mask{'' if n == 1 else 's'} ({len(run.seeds)} network seed"
-        f"{'' if len(run.seeds) == 1 else 's'}); chance is {experiment.data.chance:.0%}."
+        f"{'' if len(run.seeds) == 1 else 's'}); chance is {_chance(experiment)}."
+        f"{_better(run)}"
     )
     return Grid("Accuracies", caption, ("accuracy on", *(title for _, _, title in columns)), rows)
+
+
+_MORE = 0.05
+"""Accuracy by which a mask is better than the network that is worth a word. A convention."""
+
+
+def _better(run: Run) -> str:
+    """That masks do better than the network, where they do: choosing weights is learning too."""
+    subtasks = [name for name in run.experiment.subtasks if name in run.experiment.data.tested]
+    pairs = (
+        (name, accuracy(run.results, "mask", name, name).mean, accuracy(run.results, "full network", name).mean)
+        for name in subtasks
+    )
+    better = [
+        f"{name}, {100 * alone:.1f} for {100 * whole:.1f} %" for name, alone, whole in pairs if alone > whole + _MORE
+    ]
+    if not better:
+        return ""
+    return (
+        f" Masks do better than the network itself ({'; '.join(better)}): to choose weights is to learn, and what such a mask does need "
+        "not be what the network does with these weights."
+    )
+
+
+def _chance(experiment: Experiment) -> str:
+    by_subtask = {name: f"{experiment.chance(name):.0%}" for name in experiment.data.tested}
+    if len(set(by_subtask.values())) == 1:
+        return next(iter(by_subtask.values()))
+    return ", ".join(f"{chance} of {name}" for name, chance in by_subtask.items())
 
 
 def _columns(run: Run) -> list[tuple[str, str | None, str]]:

@@ -267,6 +267,11 @@ class Experiment:
         """What removed weights become: zero, unless a study says otherwise."""
         return self.network.replacement(model, over) if isinstance(self.network, OwnNetwork) else {}
 
+    def chance(self, subtask: str) -> float:
+        """What guessing gives on a subtask."""
+        found = self.data.chance
+        return found[self.data.subtasks.index(subtask)] if isinstance(found, tuple) else found
+
     @property
     def autocast(self) -> torch.dtype | None:
         """The type of products while masks are learned, if it is not the network's."""

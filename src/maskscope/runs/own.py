@@ -156,7 +156,8 @@ class OwnData:
     source: str
     """Digest of the file."""
     subtasks: tuple[str, ...]
-    chance: float
+    chance: float | tuple[float, ...]
+    """In every subtask's metric, or in each one's."""
     solved: float
     kind: Literal["own"] = "own"
     full: str = ALL

@@ -63,7 +63,7 @@ def _at_random(experiment: Experiment, result: SeedResults, subtask: str) -> lis
     """Damage to a subtask without as many random units as its masks keep; nothing where that was not tested."""
     full = _accuracies(result, "full network", None)
     return [
-        1 - left(item.value, full[subtask], experiment.data.chance)
+        1 - left(item.value, full[subtask], experiment.chance(subtask))
         for item in result.accuracies
         if item.network == WITHOUT_RANDOM and item.mask and item.mask.subtask == subtask == item.subtask
     ]
@@ -71,7 +71,7 @@ def _at_random(experiment: Experiment, result: SeedResults, subtask: str) -> lis
 
 def _specializations(experiment: Experiment, result: SeedResults, subtask: str) -> list[Specialization]:
     """One for each repetition of the mask."""
-    chance = dict.fromkeys(experiment.data.tested, experiment.data.chance)
+    chance = {name: experiment.chance(name) for name in experiment.data.tested}
     full = _accuracies(result, "full network", None)
     names = sorted({m for m in (item.mask for item in result.accuracies) if m and m.subtask == subtask}, key=_seed)
     return [

@@ -101,11 +101,17 @@ def experiment(study: Study, source: str) -> Experiment:
     return Experiment(
         name="study",
         variant=study.name,
-        data=OwnData(study.name, source, subtasks, study.chance, study.solved),
+        data=OwnData(study.name, source, subtasks, _chance(study), study.solved),
         network=OwnNetwork(study.name, source, tuple(study.ends)),
         training=Training(steps=0),
         masking=masking,
         title=study.title or study.name,
+    )
+
+
+def _chance(study: Study) -> float | tuple[float, ...]:
+    return (
+        study.chance if isinstance(study.chance, float | int) else tuple(study.chance[name] for name in study.subtasks)
     )
 
 
