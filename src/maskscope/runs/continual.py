@@ -222,7 +222,6 @@ class ContinualRunner:
             experiment.data.batches("train", experiment.batch, derive(self.seed, "batches", task), task),
             cross_entropy,
             gate=experiment.gate,
-            schedule=experiment.schedule,
             penalty=experiment.penalty,
             seed=derive(self.seed, "mask", task),
         )

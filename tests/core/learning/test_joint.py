@@ -1,5 +1,7 @@
 """Weights and mask learned together: gradients against naive autograd, frozen weights, resumption bit for bit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -34,8 +36,8 @@ def begun(model, frozen=None, spread=1.0, schedule=None):
 
 
 def run(joint, steps, samples=3, clip=1e9):
-    schedule = JointSchedule(steps=steps, samples=samples, clip=clip)
-    return list(learning_jointly(joint, batch, cross_entropy, gate=GATE, schedule=schedule, penalty=PENALTY, seed=7))
+    joint.schedule = replace(joint.schedule, steps=steps, samples=samples, clip=clip)
+    return list(learning_jointly(joint, batch, cross_entropy, gate=GATE, penalty=PENALTY, seed=7))
 
 
 def naive(joint, samples=3):
@@ -154,7 +156,6 @@ def test_a_gate_without_an_expected_slope_is_refused():
                 batch,
                 cross_entropy,
                 gate=GumbelSigmoid(temperature=0.5),
-                schedule=JointSchedule(steps=1),
                 penalty=0.0,
                 seed=0,
             )

@@ -69,7 +69,7 @@ class Joint:
         layout: Units over them, float32.
         logits: Where every unit starts.
         frozen: Units whose weights stay as they are; their logits learn all the same.
-        schedule: For its learning rates.
+        schedule: Steps, learning rates, samples, clip.
 
     Raises:
         ValueError: Logits or frozen units of another layout.
@@ -101,6 +101,7 @@ class Joint:
             for segment in layout.segments
         }
         self.step = 0
+        self.schedule = schedule
         groups = [
             {"params": [*self.weights.values()], "lr": schedule.for_weights},
             {"params": [self.logits], "lr": schedule.learning_rate},
@@ -143,7 +144,6 @@ def learning_jointly(
     objective: Objective,
     *,
     gate: GumbelSigmoid,
-    schedule: JointSchedule,
     penalty: float,
     seed: int,
 ) -> Generator[JointState]:
@@ -157,11 +157,10 @@ def learning_jointly(
     ``learning``; logits of a frozen weight move on as there.
 
     Args:
-        joint: The network, the logits and their optimiser, at any step.
+        joint: The network, the logits and their optimiser, at any step of their schedule.
         batches: A function of the step.
         objective: The task's mean loss.
         gate: At temperature 1.
-        schedule: Steps, learning rate, samples, clip.
         penalty: Added to the mean loss per unit of summed logit.
         seed: Of the noise.
 
@@ -175,12 +174,12 @@ def learning_jointly(
         >>> batch, schedule = (torch.ones(8, 2), torch.ones(8, dtype=torch.long)), JointSchedule(steps=3)
         >>> joint = Joint(model, layout(model), torch.zeros(4), Mask.empty(layout(model)), schedule)
         >>> states = learning_jointly(
-        ...     joint, lambda step: batch, cross_entropy, gate=GumbelSigmoid(), schedule=schedule, penalty=0.0, seed=0
+        ...     joint, lambda step: batch, cross_entropy, gate=GumbelSigmoid(), penalty=0.0, seed=0
         ... )
         >>> [state.step for state in states]
         [1, 2, 3]
     """
-    layout, weights = joint.layout, joint.weights
+    layout, weights, schedule = joint.layout, joint.weights, joint.schedule
     some = joint.logits[:1]
     if gate.expected_slope(some, some) is None:
         raise ValueError(f"learning weights and mask together needs a gate with an expected slope, got {gate}")
