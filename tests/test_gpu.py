@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 import tiny
 from maskscope.analysis.compare import iou
@@ -18,8 +17,8 @@ from maskscope.core.objectives import accuracy, cross_entropy
 from maskscope.core.seeded import seeded
 from maskscope.models.mlp import MLP
 from maskscope.runs.continual import ContinualRunner
-from maskscope.runs.loop import Paused
 from maskscope.runs.pipeline import Runner
+from maskscope.runs.results import MaskName
 from maskscope.runs.store import folder_of
 from zoo import ZOO
 
@@ -125,7 +124,6 @@ def test_a_network_under_a_mask_takes_batches_from_the_cpu():
     assert device_of(pruned) == device_of(model)
     with applied(model, learned.mask) as network:
         assert evaluate(network, batches, accuracy).value == evaluate(pruned, batches, accuracy).value
-    assert isinstance(model, nn.Module)
 
 
 def test_learning_goes_on_from_a_saved_state():
@@ -159,8 +157,8 @@ def test_experiments_run_stop_and_go_on(experiment, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Runner(experiment, 0, folder, press, device=GPU, checkpoint_seconds=0.0, tell_seconds=0.0).run()
     results = Runner(experiment, 0, folder, lambda tick: None, device=GPU).run()
-    assert results.accuracies
-    assert issubclass(Paused, KeyboardInterrupt)
+    tested = {item.mask for item in results.accuracies if item.network == "mask"}
+    assert tested == {MaskName(*name) for name in experiment.masks()}
 
 
 @pytest.mark.usefixtures("_tiny_data")
