@@ -22,6 +22,14 @@ def t5():
     return T5ForConditionalGeneration(T5Config(**config, decoder_start_token_id=0))
 
 
+def gpt2_cross():
+    """A decoder that attends to an encoder: queries apart, keys and values in one matrix."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = {"vocab_size": 11, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2}
+    return GPT2LMHeadModel(GPT2Config(**config, add_cross_attention=True))
+
+
 def neox():
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -59,6 +67,7 @@ FLOATS = torch.linspace(-1, 1, 3 * 5 * 8).view(3, 5, 8)
 
 HEADS = {
     "gpt2": (zoo.gpt2, "transformer.h.1.attn.c_proj"),
+    "gpt2-cross": (gpt2_cross, "transformer.h.1.crossattention.c_proj"),
     "bert": (zoo.bert, "bert.encoder.layer.1.attention.output.dense"),
     "vit": (zoo.vit, "vit.layers.0.attention.o_proj"),
     "t5": (t5, "decoder.block.1.layer.1.EncDecAttention.o"),
@@ -95,6 +104,8 @@ def run(model):
             return model(input_ids=TOKENS, decoder_input_ids=TOKENS).logits
         if isinstance(model, nn.TransformerEncoderLayer | zoo.Attention):
             return model(FLOATS)
+        if getattr(model.config, "add_cross_attention", False):
+            return model(TOKENS, encoder_hidden_states=FLOATS).logits
         out = model(TOKENS)
         return out.logits if hasattr(out, "logits") else out.last_hidden_state
 

@@ -31,8 +31,12 @@ class Grouping(Protocol):
         ...
 
 
-Cut = Literal["outputs", "inputs", "thirds"]
-"""Which axis of a matrix is cut into units; thirds: an output axis that holds queries, keys and values one after another."""
+Cut = Literal["outputs", "inputs", "halves", "thirds"]
+"""Which axis of a matrix is cut into units; thirds: an output axis that holds queries, keys and values one after another; halves:
+one that holds keys and values."""
+
+_STACKED: Mapping[Cut, int] = {"halves": 2, "thirds": 3}
+"""How many matrices lie one after another in one."""
 
 Parts = Mapping[str, tuple[Site, Cut]]
 """Parameters by name, and how each is cut."""
@@ -48,11 +52,12 @@ _HEADS: tuple[Mapping[str, Cut], ...] = (
     {"attention.query": "outputs", "attention.key": "outputs", "attention.value": "outputs", "output.dense": "inputs"},
     {"q": "outputs", "k": "outputs", "v": "outputs", "o": "inputs"},
     {"q_lin": "outputs", "k_lin": "outputs", "v_lin": "outputs", "out_lin": "inputs"},
+    {"q_attn": "outputs", "c_attn": "halves", "c_proj": "inputs"},
     {"c_attn": "thirds", "c_proj": "inputs"},
     {"query_key_value": "outputs", "dense": "inputs"},
 )
 """Attention by the names of its parts, relative to the module that has them all: torch's, Llama/Qwen/Mistral/ViT, OPT/BART, BERT,
-older ViT, T5, DistilBERT, GPT-2, GPT-NeoX (whose fused rows are head by head)."""
+older ViT, T5, DistilBERT, GPT-2 (its attention to an encoder first), GPT-NeoX (whose fused rows are head by head)."""
 
 _NEURONS: tuple[Mapping[str, Cut], ...] = (
     {"gate_proj": "outputs", "up_proj": "outputs", "down_proj": "inputs"},
@@ -322,7 +327,7 @@ def _view(site: Site, cut: Cut, units: int, where: str) -> View:
     """A parameter whose axis is cut into units."""
     shape = tuple(site.parameter.shape)
     output, incoming = axes(site) if len(shape) > 1 else (0, 0)
-    axis, whole = (incoming if cut == "inputs" else output), 3 if cut == "thirds" else 1
+    axis, whole = (incoming if cut == "inputs" else output), _STACKED.get(cut, 1)
     if shape[axis] % (units * whole):
         raise ValueError(f"{where}: {units} units do not divide {site.name!r} of shape {shape} along axis {axis}")
     before = (whole,) if whole > 1 else ()
