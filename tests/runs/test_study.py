@@ -396,6 +396,14 @@ def test_a_subtask_without_tests_is_refused():
         Subtask([batch_of(0, 0)], []).tests()
 
 
+def test_many_subtasks_have_curves_by_size_but_no_removals(tmp_path):
+    subtasks = {name: a_study().subtasks["left"] for name in ("a", "b", "c", "d")}
+    results, _ = run(a_study(subtasks=subtasks, repeats=1), tmp_path)
+    assert results.pairs == ()
+    records = {record.name.subtask: record for record in find(tmp_path).runs[0].seeds[0].records}
+    assert {name for name, record in records.items() if record.faithfulness is not None} == set(subtasks)
+
+
 def test_a_plan_counts_what_is_tested(tmp_path):
     experiment = experiment_of(a_study())
     over, found = cost(experiment, CPU)

@@ -46,9 +46,7 @@ def _notes(found: Cost) -> list[str]:
             "begin with more kept: schedule=replace(schedule, init=5)"
         )
     if not found.few:
-        notes.append(
-            f"note: more than {FEW} subtasks: no controls, no removals of shared weights and no curves by size are measured"
-        )
+        notes.append(f"note: more than {FEW} subtasks: no controls and no removals of shared weights are measured")
     return notes
 
 

@@ -214,7 +214,7 @@ def faithfulness(
     """
     data = experiment.data
     own = data.full if isinstance(data, HoldsOut) else name.subtask  # what a subtask left out is no test of its mask
-    if name.seed or own not in data.tested or len(data.subtasks) > FEW:
+    if name.seed or own not in data.tested:
         return None
     tests, metric = some(data.tests("valid", own)), data.metric(own)
     return curve(over, logits, lambda mask: evaluate(under(mask), tests, metric).value)

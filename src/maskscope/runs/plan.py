@@ -52,7 +52,7 @@ class Cost:
     first: float
     """Of the same batch under the first samples of the mask. Much larger: what they remove at random is too much to learn from."""
     few: bool
-    """Whether the subtasks are few enough for controls, removals of shared weights, and curves."""
+    """Whether the subtasks are few enough for controls and removals of shared weights."""
 
     @property
     def learning(self) -> float:
