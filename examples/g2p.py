@@ -40,7 +40,7 @@ PHONEMES = (
     *sorted([*CONSONANTS, "UW", *(f"{vowel}{stress}" for vowel in VOWELS for stress in range(3))]),
 )
 START, END = PHONEMES.index("<s>"), PHONEMES.index("</s>")
-BATCH, TESTED = 32, 2000
+BATCH, TESTED = 96, 2000
 
 
 class Sounds(nn.Module):
@@ -231,8 +231,8 @@ study = ms.Study(
     model=pretrained,
     subtasks={aspect.name: ms.Subtask(learn, tests, aspect.loss, aspect.right) for aspect in ASPECTS},
     select=("reader.weight*", "speaker.weight*", "output.weight"),
-    schedule=replace(ms.FAST, steps=600, learning_rate=0.2),
-    penalty=2e-6,
+    schedule=replace(ms.FAST, steps=1500, learning_rate=0.2),
+    penalty=2e-7,
     ends=("reader.weight_ih_l0", "output.weight"),
     solved=0.7,
 )

@@ -1,6 +1,9 @@
 """P_reuse and P_specialize from results: where numbers are known, and when one cannot tell."""
 
 import math
+import re
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from maskscope.core.apply import masked
 from maskscope.core.files import load_tensors
 from maskscope.core.mask import Mask
 from maskscope.core.seeded import derive
+from maskscope.runs.own import OwnData
 from maskscope.runs.pipeline import Runner
 from maskscope.runs.properties import reused, specialized
 from maskscope.runs.results import HIDDEN, WITHOUT_RANDOM, Accuracy, MaskName, MaskRecord, PairOverlap, SeedResults
@@ -65,6 +69,31 @@ def test_an_interval_over_a_border_cannot_tell():
     assert found.finding == "cannot tell"
     said = verdict(tiny.FNN, [*results])
     assert said.finding == "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("unlike", "again", "finding", "counted"),
+    [
+        (0.02, 0.85, "differs by pair", "Of 3 pairs: 2 separate, 1 shared."),
+        (0.8, 0.85, "shared", "Of 3 pairs: 3 shared."),
+        (0.02, 0.03, "cannot tell", "Of 3 pairs: 3 cannot tell."),
+    ],
+)
+def test_more_than_two_subtasks_are_judged_pair_by_pair(unlike, again, finding, counted):
+    """a and b overlap as one subtask does with itself, c with neither or as much."""
+    random = np.random.default_rng(4)
+    names = [MaskName(subtask, repetition) for subtask in "abc" for repetition in range(2)]
+    iou = {"aa": again, "bb": again, "cc": again, "ab": min(0.8, again), "ac": unlike, "bc": unlike}
+    pairs = tuple(
+        PairOverlap(first, second, overlap(iou[first.subtask + second.subtask] + random.normal(0, 0.003)))
+        for first, second in combinations(names, 2)
+    )
+    many = replace(tiny.FNN, data=OwnData("many", "", ("a", "b", "c"), 0.0, 0.0))
+    said = verdict(many, [SeedResults("", 0, (), (), (), pairs, (), ())])
+    assert said.finding == finding
+    assert counted in said.overlap
+    if finding == "differs by pair":
+        assert re.search(r"P_reuse by IoU from 0\.0\d \[.*\] of [ab] and c to 0\.9\d \[.*\] of a and b\.", said.overlap)
 
 
 def test_masks_that_do_not_repeat_cannot_tell():

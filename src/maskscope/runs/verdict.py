@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, percent
@@ -22,7 +24,7 @@ Place = Literal["found", "found, but not alone", "cannot tell"]
 class Verdict:
     """Whether the subtasks share weights, or have some of their own, and what says so."""
 
-    finding: Finding | RemovalFinding | Place | Literal["not masked", "nothing forgotten", "forgets"]
+    finding: Finding | RemovalFinding | Place | Literal["differs by pair", "not masked", "nothing forgotten", "forgets"]
     headline: str
     """A few words."""
     overlap: str
@@ -120,22 +122,49 @@ def _sharing(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     where = experiment.judged_in
     found = reuse_in(results, where)
     warned = [warning for result in results for warning in result.warnings]
-    placed = reused(results, where)
-    finding: Finding = "cannot tell" if warned else placed.finding
+    placed = {pair: reused(results, where, pair) for pair in combinations(subtasks, 2)}
+    finding = "cannot tell" if warned else _together(placed.values())
     named = " and ".join(subtasks) if len(subtasks) == 2 else f"the {len(subtasks)} subtasks"
     headline = {
         "separate": f"The masks of {named} hardly overlap: they use different weights",
         "shared": f"The masks of {named} overlap as two masks of one subtask do: they use the same weights",
         "partly shared": f"The masks of {named} overlap in part",
+        "differs by pair": f"What {named} share differs from pair to pair",
         "cannot tell": "Cannot tell whether weights are shared",
     }[finding]
+    if len(placed) > 1 and finding == "cannot tell" and not warned:
+        headline += " by all"
     if finding == "separate" and _spared(experiment, results) < SPARED:
         headline += ", but removing those of one harms the other"
-    overlap = f"{_overlap_words(where, found)} P_reuse {placed.iou} by IoU, {placed.iomin} by IoMin.{_settle(found, placed, finding, warned)}"
+    one = next(iter(placed.values()))
+    overlap = _overlap_words(where, found) + (
+        f" P_reuse {one.iou} by IoU, {one.iomin} by IoMin.{_settle(found, one, finding, warned)}"
+        if len(placed) == 1
+        else _pair_words(placed)
+    )
     return Verdict(finding, headline, overlap, _ablation_words(experiment, results), found)
 
 
-def _settle(found: Reuse, placed: Reused, finding: Finding, warned: Sequence[str]) -> str:
+def _together(placed: Iterable[Reused]) -> Finding | Literal["differs by pair"]:
+    """What is found of all pairs; that they differ, if of two it is not the same; else that one cannot tell of all."""
+    found: set[Finding] = {item.finding for item in placed}
+    if len(found) == 1:
+        return next(iter(found))
+    return "differs by pair" if len(found - {"cannot tell"}) > 1 else "cannot tell"
+
+
+def _pair_words(placed: Mapping[tuple[str, str], Reused]) -> str:
+    """How many pairs of which finding, and the ones that share least and most."""
+    counts = Counter(item.finding for item in placed.values())
+    text = f" Of {len(placed)} pairs: {', '.join(f'{count} {finding}' for finding, count in counts.most_common())}."
+    known = sorted((item.iou.mean, pair) for pair, item in placed.items() if not math.isnan(item.iou.mean))
+    if not known:
+        return text
+    least, most = (f"{placed[pair].iou.short} of {' and '.join(pair)}" for _, pair in (known[0], known[-1]))
+    return f"{text} P_reuse by IoU from {least} to {most}."
+
+
+def _settle(found: Reuse, placed: Reused, finding: str, warned: Sequence[str]) -> str:
     """What would let one tell, where one cannot."""
     if finding != "cannot tell" or warned or not found.iou.ceiling.n:  # without a ceiling that has been said
         return ""
