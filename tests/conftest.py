@@ -24,14 +24,16 @@ settings.register_profile(
 )
 settings.load_profile("maskscope")
 
+# Fixtures of whole modules and doctests too: two processes of two threads each wait for one another on two cores.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
     """Results are identical bit for bit at one thread count; tests fix it."""
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

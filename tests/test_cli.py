@@ -76,7 +76,7 @@ def test_an_unwritable_folder_is_an_error_without_a_traceback(type_, tmp_path):
 
 def test_run_report_compare_and_inspect(monkeypatch, type_, tmp_path):
     monkeypatch.setattr(maskscope.cli, "experiments", lambda name, preset: (tiny.FNN,))
-    _, out, err = type_("run", "double-addition", "--seeds", "0", "1")
+    _, out, err = type_("run", "double-addition", "--seeds", "0", "1", "--threads", "1")
     assert "CANNOT TELL" in out
     assert "fnn seed 1: training: trained in" in err
     page = tmp_path / "runs" / "double-addition" / "quick" / "report.html"
