@@ -10,7 +10,8 @@ from maskscope.analysis.modularity import Estimate
 
 # Okabe and Ito's palette, safe for colour-blind readers; in this order it also differs in lightness.
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#222222", "#EDEDED"
-COLOURS = (BLACK, BLUE, ORANGE, GREEN, PINK)
+RED, SKY = "#d55e00", "#56b4e9"
+COLOURS = (BLACK, BLUE, ORANGE, GREEN, PINK, RED, SKY)
 
 Style = Literal["line", "dotted", "steps", "points", "diamonds", "ticks across", "ticks up", "bars", "line and points"]
 Axis = Literal["linear", "whole", "log", "names"]
