@@ -32,11 +32,14 @@ from maskscope.core.select import by_layer
 from maskscope.data.mnist import PermutedMNIST
 from maskscope.models.mlp import MLPSettings
 from maskscope.runs.environment import at_work
-from maskscope.runs.experiment import hashed
+from maskscope.runs.experiment import hashed, without_later
 from maskscope.runs.loop import Loop, Note, Report
 from maskscope.runs.store import RunFolder, dumped, parsed, read_record, write_record
 
 Protection = Literal["frozen", "none"]
+
+_LATER = {"schedule": {"weight_learning_rate": None}}
+"""As of ``Experiment``: older runs stay found."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,7 @@ class Continual:
     def digest(self) -> str:
         """Eight hexadecimal digits over everything that changes numbers."""
         values = {name: value for name, value in json.loads(self.to_json()).items() if name != "title"}
-        if self.schedule.weight_learning_rate is None:  # came later: older runs stay found
-            del values["schedule"]["weight_learning_rate"]
-        return hashed(values)
+        return hashed(without_later(values, _LATER))
 
     def to_json(self) -> str:
         """Indented."""

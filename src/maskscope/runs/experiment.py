@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -306,8 +306,21 @@ _LATER: dict[str, dict[str, object]] = {
 
 def _values(experiment: Experiment) -> dict[str, Any]:
     """What is hashed."""
-    values = json.loads(to_json(experiment))
-    for part, settings in _LATER.items():
+    return without_later(json.loads(to_json(experiment)), _LATER)
+
+
+def without_later(values: dict[str, Any], later: Mapping[str, Mapping[str, object]]) -> dict[str, Any]:
+    """Settings as they were before some came: without these, where they hold their first value.
+
+    Args:
+        values: A configuration; changed in place.
+        later: By part of it ("" is the whole), the settings that came later, with the value that means as before.
+
+    Examples:
+        >>> without_later({"steps": 3, "schedule": {"rate": None, "clip": 1.0}}, {"schedule": {"rate": None}})
+        {'steps': 3, 'schedule': {'clip': 1.0}}
+    """
+    for part, settings in later.items():
         here = values[part] if part else values
         for name, value in settings.items():
             if here is not None and here.get(name) == value:

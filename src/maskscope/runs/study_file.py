@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -110,9 +111,9 @@ def experiment(study: Study, source: str) -> Experiment:
 
 
 def _chance(study: Study) -> float | tuple[float, ...]:
-    return (
-        study.chance if isinstance(study.chance, float | int) else tuple(study.chance[name] for name in study.subtasks)
-    )
+    if isinstance(study.chance, Mapping):
+        return tuple(study.chance[name] for name in study.subtasks)
+    return study.chance
 
 
 _GATES = (GumbelSigmoid, HardConcrete, Sigmoid, TopK)

@@ -1,5 +1,6 @@
 """Weights and mask learned together: gradients against naive autograd, frozen weights, resumption bit for bit."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -145,6 +146,8 @@ def test_another_layout_is_refused():
         JointSchedule(steps=0)
     with pytest.raises(ValueError, match="positive numbers"):
         JointSchedule(weight_learning_rate=0.0)
+    with pytest.raises(ValueError, match="positive numbers"):
+        JointSchedule(clip=math.nan)
 
 
 def test_a_gate_without_an_expected_slope_is_refused():

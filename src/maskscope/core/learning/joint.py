@@ -46,8 +46,8 @@ class JointSchedule:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        rates = self.learning_rate, self.for_weights
-        if self.steps < 1 or self.samples < 1 or not min(*rates, self.clip) > 0:
+        positive = all(number > 0 for number in (self.learning_rate, self.for_weights, self.clip))
+        if self.steps < 1 or self.samples < 1 or not positive:
             raise ValueError(f"a joint schedule needs positive numbers, got {self}")
 
     @property
