@@ -9,6 +9,7 @@ from maskscope.analysis.controls import controls
 from maskscope.analysis.evaluate import evaluate
 from maskscope.analysis.modularity import reuse_of
 from maskscope.core.apply import applied, bake, masked
+from maskscope.core.channels import PerChannel
 from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid, TopK
 from maskscope.core.granularity import PerBlock, PerInput, PerOutput, PerTensor, PerWeight, View
 from maskscope.core.groups import PerHead, PerIndex, PerLayer, PerNeuron, Tied
@@ -32,6 +33,7 @@ __all__ = [
     "Mask",
     "NonFiniteLossError",
     "PerBlock",
+    "PerChannel",
     "PerHead",
     "PerIndex",
     "PerInput",

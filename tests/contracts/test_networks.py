@@ -1,14 +1,17 @@
 """Laws over every kind of network: masks work on it unmodified, and leave nothing behind."""
 
 import copy
+from itertools import product
 
 import pytest
 import torch
 
 from laws import assert_untouched, some, traces
 from maskscope.core.apply import applied, bake, masked
+from maskscope.core.channels import PerChannel
 from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid, TopK
-from maskscope.core.granularity import PerInput, PerOutput, PerTensor, PerWeight
+from maskscope.core.granularity import PerBlock, PerInput, PerOutput, PerTensor, PerWeight
+from maskscope.core.groups import PerHead, PerLayer, PerNeuron
 from maskscope.core.layout import layout
 from maskscope.core.learning.learn import learn_mask, learning
 from maskscope.core.learning.logits import Logits
@@ -17,11 +20,19 @@ from maskscope.core.mask import Mask
 from native import with_products
 from zoo import ZOO, Kind
 
-GRAINS = (PerWeight(), PerOutput(), PerInput(), PerTensor())
+GRAINS = (PerWeight(), PerOutput(), PerInput(), PerTensor(), PerBlock(2, 1), PerLayer())
 GATES = (GumbelSigmoid(), HardConcrete(), Sigmoid(), TopK(0.6))
 LEARNED = [(gate, grain) for gate in GATES for grain in GRAINS[:2]] + [(GATES[0], grain) for grain in GRAINS[2:]]
 """Every gate with fine and with coarse units, and every unit with the first gate."""
 EVERY = pytest.mark.parametrize("kind", ZOO, ids=str)
+_FEEDING = ("encoder", "gpt2", "bert", "llama", "t5", "vit")
+OWN = {PerHead(): ("attention", *_FEEDING), PerNeuron(): _FEEDING, PerChannel(): ("convolutions", "vit")}
+"""Units that not every network has, and those that have them."""
+WITH_OWN = [(kind, grain) for grain, names in OWN.items() for kind in ZOO if kind.name in names]
+
+
+def _named(value):
+    return value.name if isinstance(value, Kind) else value.kind
 
 
 def outputs(kind: Kind, network, batch):
@@ -29,14 +40,17 @@ def outputs(kind: Kind, network, batch):
         return kind.outputs(network, batch)
 
 
-@EVERY
-@pytest.mark.parametrize(("gate", "grain"), LEARNED, ids=lambda value: value.kind)
+@pytest.mark.parametrize(
+    ("kind", "gate", "grain"),
+    [(kind, *choice) for kind in ZOO for choice in LEARNED] + [(kind, GATES[0], grain) for kind, grain in WITH_OWN],
+    ids=_named,
+)
 @pytest.mark.filterwarnings("ignore:.*is not settled.*", "ignore:.*is empty.*", "ignore:.*keeps everything.*")
 def test_a_mask_is_learned_hardened_saved_loaded_applied_and_exported(kind, gate, grain, tmp_path):
     model, batch = kind.model().eval(), kind.batch()
     over, before = layout(model, granularity=grain), traces(model)
-    # Without a whole tensor much of a network has no gradient.
-    schedule = Schedule(steps=2, samples=1, warmup=0.0, init=4.0 if grain == PerTensor() else 0.0)
+    # Without a whole tensor or layer much of a network has no gradient.
+    schedule = Schedule(steps=2, samples=1, warmup=0.0, init=4.0 if grain in {PerTensor(), PerLayer()} else 0.0)
     logits = Logits(over, schedule)
     learned = learn_mask(
         model, [batch], kind.loss, layout=over, gate=gate, schedule=schedule, penalty=0.0, resume=logits
@@ -56,16 +70,14 @@ def test_a_mask_is_learned_hardened_saved_loaded_applied_and_exported(kind, gate
     assert_untouched(model, before)
 
 
-@EVERY
-@pytest.mark.parametrize("grain", GRAINS, ids=lambda grain: grain.kind)
+@pytest.mark.parametrize(("kind", "grain"), [*product(ZOO, GRAINS), *WITH_OWN], ids=_named)
 def test_a_full_mask_is_the_plain_model(kind, grain):
     model, batch = kind.model().eval(), kind.batch()
     over = layout(model, granularity=grain)
     torch.testing.assert_close(outputs(kind, masked(model, Mask.full(over)), batch), outputs(kind, model, batch))
 
 
-@EVERY
-@pytest.mark.parametrize("grain", GRAINS, ids=lambda grain: grain.kind)
+@pytest.mark.parametrize(("kind", "grain"), [*product(ZOO, GRAINS), *WITH_OWN], ids=_named)
 def test_masked_applied_and_baked_agree(kind, grain):
     model, batch = kind.model().eval(), kind.batch()
     mask = some(layout(model, granularity=grain))

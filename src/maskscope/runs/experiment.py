@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from maskscope.core.channels import PerChannel
 from maskscope.core.gates import Gate, GumbelSigmoid, HardConcrete, Sigmoid, TopK
 from maskscope.core.granularity import PerBlock, PerInput, PerOutput, PerTensor, PerWeight
 from maskscope.core.groups import PerHead, PerLayer, PerNeuron
@@ -43,7 +44,7 @@ FORMAT = 3
 
 Gates = Annotated[GumbelSigmoid | HardConcrete | Sigmoid | TopK | OwnChoice, Field(discriminator="kind")]
 Granularity = Annotated[
-    PerWeight | PerOutput | PerInput | PerTensor | PerBlock | PerHead | PerNeuron | PerLayer | OwnChoice,
+    PerWeight | PerOutput | PerInput | PerTensor | PerBlock | PerChannel | PerHead | PerNeuron | PerLayer | OwnChoice,
     Field(discriminator="kind"),
 ]
 Data = Annotated[

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from maskscope.core.channels import PerChannel
 from maskscope.core.gates import GumbelSigmoid, HardConcrete, Sigmoid, TopK
 from maskscope.core.granularity import PerBlock, PerInput, PerOutput, PerTensor, PerWeight
 from maskscope.core.groups import PerHead, PerLayer, PerNeuron
@@ -117,7 +118,7 @@ def _chance(study: Study) -> float | tuple[float, ...]:
 
 
 _GATES = (GumbelSigmoid, HardConcrete, Sigmoid, TopK)
-_GRAINS = (PerWeight, PerOutput, PerInput, PerTensor, PerBlock, PerHead, PerNeuron, PerLayer)
+_GRAINS = (PerWeight, PerOutput, PerInput, PerTensor, PerBlock, PerChannel, PerHead, PerNeuron, PerLayer)
 
 
 def _digest(tree: ast.Module, studies: set[str], own_names: set[str]) -> str:
