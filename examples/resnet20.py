@@ -1,8 +1,9 @@
-"""A network for CIFAR-10 that others trained: are the channels for animals those for vehicles?
+"""A network for CIFAR-10 that others trained: are the weights, or the channels, for animals those for vehicles?
 
-    maskscope study examples/resnet20.py   # about five minutes on one core; writes a report
+    maskscope study examples/resnet20.py                   # about half an hour on one core; writes a report
+    maskscope study examples/resnet20.py --only channels   # five minutes
 
-The network is ResNet-20 by Yerlan Idelbayev, the units of the masks are output channels of convolutions. The weights
+The network is ResNet-20 by Yerlan Idelbayev, the units of the masks are single weights or output channels of convolutions. The weights
 (resnet-cifar10/resnet20.safetensors) and the images (cifar10/) are read from the folder that MASKSCOPE_DATA names; images may also be
 downloaded, weights may not.
 """
@@ -43,9 +44,21 @@ def _batches(name: str) -> Callable[[int], Labelled]:
     return PICTURES.batches("train", 32, 0, GROUPS[name])
 
 
-study = ms.Study(
-    name="resnet20",
+weights = ms.Study(
+    name="weights",
     title="ResNet-20 for CIFAR-10, trained by others",
+    model=lambda: PretrainedResNetSettings(depth=20).build(),
+    subtasks={name: group(name) for name in GROUPS},
+    select=("*conv*",),
+    schedule=replace(ms.FAST, steps=1500, init=4.0),
+    penalty=3e-6,
+    ends=("conv1.weight",),
+    chance=0.1,
+)
+
+channels = ms.Study(
+    name="channels",
+    title="ResNet-20 for CIFAR-10, trained by others, by channels",
     model=lambda: PretrainedResNetSettings(depth=20).build(),
     subtasks={name: group(name) for name in GROUPS},
     select=("*conv*",),

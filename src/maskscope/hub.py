@@ -39,6 +39,7 @@ def push(
     Raises:
         ImportError: huggingface_hub is not installed.
         FileNotFoundError: No such repository or branch, or it is not yours to see.
+        ConnectionError: The hub cannot be reached.
 
     Examples:
         >>> from unittest.mock import Mock, patch
@@ -50,7 +51,7 @@ def push(
     """
     hub = _hub()
     expect_mask(mask)
-    with TemporaryDirectory() as folder, _found(hub, repo_id, path_in_repo, revision):
+    with TemporaryDirectory() as folder, _found(repo_id, path_in_repo, revision):
         commit = hub.HfApi(token=token).upload_file(
             path_or_fileobj=mask.save(Path(folder) / "mask.safetensors"),
             path_in_repo=path_in_repo,
@@ -82,7 +83,7 @@ def pull(
 
     Raises:
         ImportError: huggingface_hub is not installed.
-        FileNotFoundError: No such repository, revision or file.
+        FileNotFoundError: No such repository, revision or file; or the hub cannot be reached, and it is not in the cache.
         ValueError: The file is not whole, not a mask, or for another network; the message says which.
 
     Examples:
@@ -96,7 +97,7 @@ def pull(
         Mask('full network': 6 of 6 units kept, 100.0% of 6 weights)
     """
     hub = _hub()
-    with _found(hub, repo_id, path, revision):
+    with _found(repo_id, path, revision):
         local = hub.HfApi(token=token).hf_hub_download(repo_id, path, revision=revision)
     return Mask.load(local, model, allow_other_weights=allow_other_weights)
 
@@ -112,9 +113,9 @@ def _hub() -> Any:
 
 
 @contextmanager
-def _found(hub: Any, repo_id: str, path: str, revision: str | None) -> Generator[None]:
+def _found(repo_id: str, path: str, revision: str | None) -> Generator[None]:
     """Says of the hub's errors what they mean here."""
-    errors = hub.errors
+    errors = import_module("huggingface_hub.errors")  # no attribute of the package until somebody has imported it
     try:
         yield
     except errors.RepositoryNotFoundError as error:
@@ -132,3 +133,9 @@ def _found(hub: Any, repo_id: str, path: str, revision: str | None) -> Generator
         raise FileNotFoundError(
             f"{repo_id!r} has no file {path!r}; its masks are at the paths given to push"
         ) from error
+    except Exception as error:
+        # What carries the hub's requests differs between its versions, and says of a missing network what it likes.
+        carrier = type(error).__module__.partition(".")[0] in {"httpx", "httpx2", "httpcore", "requests", "urllib3"}
+        if carrier or isinstance(error, ConnectionError):
+            raise ConnectionError(f"the hub cannot be reached for {path!r} of {repo_id!r}: {error}") from error
+        raise

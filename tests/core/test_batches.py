@@ -59,7 +59,7 @@ def test_parts_have_the_type_of_the_batch_and_together_are_it(batch):
 
 def test_leaves_of_another_length_are_passed_whole():
     shared = torch.arange(5)
-    assert all(part.batch[1] is shared for part in cut((X, shared), 2))
+    assert all(part.batch[2] is shared for part in cut((X, X, shared), 2))
 
 
 def test_a_short_last_batch_is_cut_nearly_equally_and_weighted_by_share():
@@ -125,3 +125,36 @@ def test_values_beside_the_tensors_are_cut_with_them():
     assert [part.batch["names"] for part in parts] == [["a", "b"], ["c", "d"], ["e", "f"]]
     assert [part.batch["ids"].tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
     assert all(part.batch["classes"] == ["yes", "no"] for part in parts)
+
+
+def test_time_first_inputs_with_labels_first_are_pointed_out():
+    with pytest.warns(UserWarning, match=r"begin with different sizes: 5, 4\. Taken for 5 examples.*pass split="):
+        cut((torch.zeros(5, 4, 3), torch.zeros(4)), 2)
+
+
+def test_what_most_tensors_begin_with_is_the_batch():
+    """As of transformers' batches with position_ids of one row."""
+    parts = cut({"position_ids": X[:1], "input_ids": X, "attention_mask": X}, 2)
+    assert [len(part.batch["input_ids"]) for part in parts] == [3, 3]
+    assert all(torch.equal(part.batch["position_ids"], X[:1]) for part in parts)
+
+
+def test_lists_of_sequences_have_one_for_each_example():
+    sequences = [torch.arange(length) for length in (6, 4, 5, 3, 6, 2, 4, 5)]
+    labels = torch.arange(8)
+    for order in ((sequences, labels), (labels, sequences)):
+        lists = [next(item for item in part.batch if isinstance(item, list)) for part in cut(order, 2)]
+        assert [[len(item) for item in part] for part in lists] == [[6, 4, 5, 3], [6, 2, 4, 5]]
+
+
+def test_weights_of_parts_are_their_examples_whatever_else_is_in_them():
+    parts = cut((torch.zeros(5), torch.zeros(2, 2), torch.zeros(5)), 3)
+    assert [part.share for part in parts] == [2 / 5, 2 / 5, 1 / 5]
+
+
+def test_packed_sequences_say_what_to_do():
+    packed = torch.nn.utils.rnn.pack_sequence([torch.zeros(4, 2), torch.zeros(2, 2)])
+    assert size(packed) == 2
+    with pytest.raises(TypeError, match="PackedSequence cannot be cut into parts; pass split="):
+        cut((packed, torch.zeros(2)), 2)
+    assert cut((packed, torch.zeros(2)), 1)[0].batch[0] is packed

@@ -1,5 +1,7 @@
 """Heads and neurons: what their mask removes is what removing them inside the network removes."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 import zoo
 from maskscope.core.apply import applied, bake, masked
 from maskscope.core.granularity import PerBlock, PerWeight, View
-from maskscope.core.groups import PerHead, PerNeuron, Tied
+from maskscope.core.groups import PerHead, PerIndex, PerLayer, PerNeuron, Tied
 from maskscope.core.layout import layout
 from maskscope.core.learning.learn import learn_mask
 from maskscope.core.learning.schedules import Schedule
@@ -46,6 +48,31 @@ def neox():
     )
 
 
+def falcon(**settings):
+    from transformers import FalconConfig, FalconForCausalLM
+
+    sizes = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    return FalconForCausalLM(FalconConfig(**{"multi_query": False, **sizes, **ends, **settings}))
+
+
+def bigcode(*, multi_query):
+    from transformers import GPTBigCodeConfig, GPTBigCodeForCausalLM
+
+    sizes = {"vocab_size": 11, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    return GPTBigCodeForCausalLM(GPTBigCodeConfig(**sizes, multi_query=multi_query, bos_token_id=1, eos_token_id=2))
+
+
+def lora():
+    """Adapters beside some matrices of attention and of the feed-forward network, in one layer of two."""
+    import peft
+
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks under an older name
+    targets = ["q_proj", "o_proj", "up_proj", "down_proj"]
+    config = peft.LoraConfig(r=2, target_modules=targets, layers_to_transform=[1], init_lora_weights=False)
+    return peft.get_peft_model(zoo.llama(), config)
+
+
 def distilbert():
     from transformers import DistilBertConfig, DistilBertModel
 
@@ -74,6 +101,8 @@ HEADS = {
     "neox": (neox, "gpt_neox.layers.1.attention.dense"),
     "distilbert": (distilbert, "transformer.layer.1.attention.out_lin"),
     "llama": (zoo.llama, "model.layers.1.self_attn.o_proj"),
+    "falcon": (falcon, "transformer.h.0.self_attention.dense"),
+    "lora": (lora, "base_model.model.model.layers.1.self_attn.o_proj"),
 }
 NEURONS = {
     "gpt2": (zoo.gpt2, "transformer.h.1.mlp.c_proj"),
@@ -82,6 +111,7 @@ NEURONS = {
     "t5": (t5, "decoder.block.1.layer.2.DenseReluDense.wo"),
     "neox": (neox, "gpt_neox.layers.1.mlp.dense_4h_to_h"),
     "llama": (zoo.llama, "model.layers.1.mlp.down_proj"),
+    "lora": (lora, "base_model.model.model.layers.1.mlp.down_proj"),
     "encoder": (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), "linear2"),
 }
 
@@ -127,7 +157,11 @@ def silenced(model, module, start, stop):
 
 def without(model, over, module, unit):
     """The mask that keeps all but one unit of those over a module's weight."""
-    segment = over.by_name[f"{module}.weight"]
+    segment = next(
+        over.by_name[f"{module}{part}.weight"]
+        for part in ("", ".base_layer")
+        if f"{module}{part}.weight" in over.by_name
+    )
     kept = torch.ones(over.units, dtype=torch.bool)
     kept[segment.offset + unit] = False
     mask = Mask.of(over, kept)
@@ -202,6 +236,37 @@ def test_grouped_queries():
     assert any("k_proj" in name for name in group.names)
     module = "model.layers.0.self_attn.o_proj"
     torch.testing.assert_close(without(model, group, module, 0), silenced(model, module, 0, 8))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: falcon(multi_query=True),
+        lambda: falcon(new_decoder_architecture=True, num_attention_heads=4, num_kv_heads=2),
+        lambda: bigcode(multi_query=True),
+        lambda: bigcode(multi_query=False),
+    ],
+    ids=["falcon of one key", "falcon of groups", "bigcode of one key", "bigcode"],
+)
+def test_fused_matrices_that_lie_otherwise_are_refused(make):
+    with pytest.raises(ValueError, match=r"how queries, keys and values lie in '.*' of shape .* is not known"):
+        layout(make(), granularity=PerHead())
+
+
+def test_layers_with_adapters_count_as_layers():
+    assert layout(lora(), granularity=PerLayer()).units == layout(zoo.llama(), granularity=PerLayer()).units
+    assert layout(lora(), granularity=PerHead()).units == layout(zoo.llama(), granularity=PerHead()).units
+
+
+def test_names_of_shared_weights_may_be_any_of_theirs_and_unknown_ones_are_refused():
+    """The output matrix of GPT-2 is its embedding."""
+    model = zoo.gpt2()
+    shape = tuple(model.lm_head.weight.shape)
+    over = layout(model, granularity=PerIndex({"lm_head.weight": torch.arange(shape[0])[:, None]}))
+    assert (over.names, over.units) == (("transformer.wte.weight",), shape[0])
+    tied = {"0.weight": View((2, 3), (2, 1)), "0.biass": View((2,), (2,))}
+    with pytest.raises(KeyError, match=r"'0\.biass' matches none of 2 parameter names; nearest: '0\.bias'"):
+        layout(nn.Sequential(nn.Linear(3, 2)), ["0.weight"], granularity=Tied((tied,)))
 
 
 def test_what_belongs_to_no_head_is_said():

@@ -22,10 +22,10 @@ def test_groups_share_out_the_classes():
 
 def test_units_are_the_output_channels_of_all_convolutions():
     model = ResNet(3, 3, 10, "option-a")
-    layout = ms.layout(model, resnet20.study.select, granularity=resnet20.study.granularity)
+    layout = ms.layout(model, resnet20.channels.select, granularity=resnet20.channels.granularity)
     convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
     assert layout.units == sum(module.out_channels for module in convolutions) == 16 * 7 + 32 * 6 + 64 * 6
-    assert layout.matching(resnet20.study.ends) == ("conv1.weight",)
+    assert layout.matching(resnet20.channels.ends) == ("conv1.weight",)
 
 
 @pytest.mark.skipif(
@@ -33,8 +33,8 @@ def test_units_are_the_output_channels_of_all_convolutions():
 )
 def test_the_real_network_knows_both_groups_and_learns_on_images_of_one(monkeypatch):
     monkeypatch.setenv(SETTING, str(pictures.REAL))
-    model = resnet20.study.network(0).eval()
-    for name, subtask in resnet20.study.subtasks.items():
+    model = resnet20.weights.network(0).eval()
+    for name, subtask in resnet20.weights.subtasks.items():
         first = subtask.tests()[0]
         images = (first[0][:60], first[1][:60])
         assert set(images[1].tolist()) <= set(resnet20.GROUPS[name])

@@ -286,6 +286,23 @@ def test_removed_weights_are_replaced_in_learning_and_in_tests(tmp_path):
     assert found.value == right.value
 
 
+def test_masks_are_learned_again_when_what_replaces_has_changed(tmp_path):
+    """Another donor in the same file: nothing in the study's code has changed."""
+    donors = [1.0, -1.0]
+
+    def donor(model, over):
+        return {name: torch.full((), donors[0]) for name in over.names}
+
+    first, folder = run(a_study(replacement=donor, repeats=1), tmp_path)
+    assert run(a_study(replacement=donor, repeats=1), tmp_path)[0] == first
+    before = Mask.load(folder.mask("left", 0), network())
+    donors.reverse()
+    with pytest.warns(UserWarning, match="again: what removed weights become is not what it was"):
+        second, _ = run(a_study(replacement=donor, repeats=1), tmp_path)
+    assert second != first
+    assert Mask.load(folder.mask("left", 0), network()).origin.replaced != before.origin.replaced
+
+
 def test_a_density_is_hit(tmp_path):
     results, _ = run(a_study(density=0.25, repeats=1), tmp_path)
     assert {sum(tensor.kept_units for tensor in size.tensors) for size in results.sizes} == {48}

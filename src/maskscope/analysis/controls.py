@@ -19,6 +19,7 @@ from maskscope.core.apply import masked
 from maskscope.core.batches import Batch
 from maskscope.core.mask import Mask
 from maskscope.core.objectives import Metric, Network, Objective
+from maskscope.core.replacement import Replacement
 
 FULL, EMPTY = "full", "empty"
 RANDOM, SHUFFLED, SAMPLED = "random, of equal size", "shuffled within tensors", "sampled from the complement"
@@ -75,7 +76,8 @@ class ShuffledLabels:
 
     Examples:
         >>> import torch
-        >>> from maskscope.core.objectives import cross_entropy
+        >>> from maskscope.core.replacement import Replacement
+    from maskscope.core.objectives import cross_entropy
         >>> batch = (torch.eye(2) * 9, torch.tensor([0, 1]))
         >>> bool(ShuffledLabels(cross_entropy)(nn.Identity(), batch) > 5)
         True
@@ -156,6 +158,7 @@ def controls(
     learn: Learn | None = None,
     objective: Objective | None = None,
     untrained: nn.Module | None = None,
+    replacement: Replacement | None = None,
 ) -> tuple[Control, ...]:
     """Everything a mask should be compared with, in one call: the mask first, then each control, tested alone and inverted.
 
@@ -173,6 +176,7 @@ def controls(
         learn: Learns a mask of the subtask on a model, with an objective, from a seed.
         objective: The one the mask was learned with.
         untrained: The same network with other, random weights.
+        replacement: What removed weights become, in all tests. Default: zero.
 
     Raises:
         ValueError: ``learn`` without an objective, or ``untrained`` without ``learn``.
@@ -181,7 +185,8 @@ def controls(
     Examples:
         >>> import torch
         >>> from maskscope.core.layout import layout
-        >>> from maskscope.core.objectives import accuracy
+        >>> from maskscope.core.replacement import Replacement
+    from maskscope.core.objectives import accuracy
         >>> model, tests = nn.Linear(2, 2), {"all": [(torch.eye(2), torch.tensor([0, 1]))]}
         >>> found = controls(model, Mask.full(layout(model)), tests, accuracy)
         >>> found[0].name, found[0].kept, len(found)
@@ -202,7 +207,11 @@ def controls(
     ) -> Control:
         rest = complement(control) if without is None else without
         return Control(
-            name, control.kept_units, scores(masked(network, control)), scores(masked(network, rest)), itself
+            name,
+            control.kept_units,
+            scores(masked(network, control, replacement)),
+            scores(masked(network, rest, replacement)),
+            itself,
         )
 
     itself, others = scores(model), made(mask, ends, seed)

@@ -23,6 +23,7 @@ from maskscope.core.learning.schedules import FAST, Schedule
 from maskscope.core.mask import Mask
 from maskscope.core.noise import draw, uniform
 from maskscope.core.objectives import Metric, Objective
+from maskscope.core.replacement import Replacement, checked
 
 AGAIN = 0.4
 """Of the steps of the first mask of a sweep: what each of the others takes."""
@@ -50,6 +51,7 @@ def sweep(
     schedule: Schedule = FAST,
     penalty: float = PENALTY,
     seed: int = 0,
+    replacement: Replacement | None = None,
     tests: Iterable[Batch] = (),
     metric: Metric | None = None,
 ) -> tuple[Size, ...]:
@@ -68,6 +70,7 @@ def sweep(
         schedule: Of the first mask.
         penalty: To begin with.
         seed: Of the first mask's noise.
+        replacement: What removed weights become, in learning and in tests. Default: zero.
         tests: What to measure each mask on; none: they are not measured.
         metric: One number per example.
 
@@ -98,10 +101,15 @@ def sweep(
             schedule=steps,
             penalty=penalty if last is None or last.mask.origin.penalty is None else last.mask.origin.penalty,
             density=density,
+            replacement=replacement,
             seed=seed + index,
             initial=None if last is None else last.logits,
         )
-        value = evaluate(masked(model, learned.mask), tests, metric).value if tests and metric else float("nan")
+        value = (
+            evaluate(masked(model, learned.mask, replacement), tests, metric).value
+            if tests and metric
+            else float("nan")
+        )
         found.append(Size(density, learned, value))
     return tuple(found)
 
@@ -153,6 +161,7 @@ def hardening(
     metric: Metric,
     samples: int = 8,
     seed: int = 0,
+    replacement: Replacement | None = None,
 ) -> Hardening:
     """A metric under samples of a mask, under the hard mask, and under the mask of the expected size.
 
@@ -164,6 +173,7 @@ def hardening(
         metric: One number per example.
         samples: How many to draw.
         seed: Of the noise.
+        replacement: What removed weights become. Default: zero.
 
     Raises:
         ValueError: No samples, or nothing to test on.
@@ -180,7 +190,7 @@ def hardening(
         raise ValueError(f"samples must be at least 1, got {samples}")
     tests, mask = list(tests), learned.mask
     values = [
-        evaluate(_under(model, mask.layout, _sample(learned, gate, seed, index)), tests, metric).value
+        evaluate(_under(model, mask.layout, _sample(learned, gate, seed, index), replacement), tests, metric).value
         for index in range(samples)
     ]
     sized = expected_size(learned)
@@ -188,9 +198,9 @@ def hardening(
         sampled=mean(values),
         deviation=stdev(values) if samples > 1 else float("nan"),
         samples=samples,
-        hard=evaluate(masked(model, mask), tests, metric).value,
+        hard=evaluate(masked(model, mask, replacement), tests, metric).value,
         kept=mask.kept_units,
-        expected=evaluate(masked(model, sized), tests, metric).value,
+        expected=evaluate(masked(model, sized, replacement), tests, metric).value,
         expected_kept=sized.kept_units,
     )
 
@@ -206,8 +216,10 @@ def _sample(learned: Learned, gate: Gate, seed: int, index: int) -> Float[Tensor
     return gates
 
 
-def _under(model: nn.Module, layout: Layout, gates: Float[Tensor, " units"]) -> Callable[..., object]:
-    """The network with its weights times gates."""
+def _under(
+    model: nn.Module, layout: Layout, gates: Float[Tensor, " units"], replacement: Replacement | None
+) -> Callable[..., object]:
+    """The network with its weights times gates, and what replaces them times one minus the gates."""
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    weights = gated(gates.to(device_of(model)), layout, parameters)
+    weights = gated(gates.to(device_of(model)), layout, parameters, checked(replacement, layout, parameters))
     return lambda *args, **kwargs: call_with(model, weights, *args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 import weakref
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -212,9 +213,15 @@ def _set_flat(module: nn.RNNBase, weights: list[Tensor], references: list[Any]) 
     module._flat_weight_refs = references  # pyright: ignore[reportPrivateUsage]
 
 
-def _checked(model: nn.Module, mask: object, replacement: Replacement | None) -> dict[str, Tensor]:
+def _checked(model: nn.Module, made: object, replacement: Replacement | None) -> dict[str, Tensor]:
     """The replacement, after a look at whether mask and replacement fit the network."""
-    parameters = dict(model.named_parameters())
-    layout = expect_mask(mask).layout
+    parameters, mask = dict(model.named_parameters()), expect_mask(made)
+    layout = mask.layout
     layout.check({name: parameter.shape for name, parameter in parameters.items()})
+    if replacement is None and mask.origin.replaced:
+        warnings.warn(
+            "while this mask was learned, what it removes became other values, here it becomes zero; pass the same replacement= (or {}, "
+            "if zero is meant)",
+            stacklevel=3,
+        )
     return checked(replacement, layout, parameters)

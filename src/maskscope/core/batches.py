@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 Batch = Any
 """A tensor, or tuples, lists, mappings and dataclasses of them: whatever the user's objective takes."""
@@ -86,7 +88,9 @@ def _replayed(batches: Iterable[Batch], start: int) -> Iterator[Batch]:
 
 
 def size(batch: Batch) -> int:
-    """The number of examples: the first dimension of the first tensor.
+    """The number of examples: the first dimension that most tensors have; of several the first.
+
+    A list of tensors of unlike lengths counts as one entry per example.
 
     Raises:
         ValueError: No tensor with a dimension inside.
@@ -94,10 +98,12 @@ def size(batch: Batch) -> int:
     Examples:
         >>> size({"x": torch.zeros(5, 2), "scale": 3.0})
         5
+        >>> size(([torch.zeros(4), torch.zeros(2), torch.zeros(3)], torch.zeros(3)))
+        3
     """
-    for leaf in _leaves(batch):
-        if leaf.ndim:
-            return leaf.shape[0]
+    found = Counter(_sizes(batch)).most_common(1)
+    if found:
+        return found[0][0]
     raise ValueError(
         f"no tensor with a batch dimension in this {type(batch).__name__}; a batch holds tensors, batch first (rows of a Hugging "
         'Face dataset become tensors by dataset.with_format("torch"))'
@@ -110,7 +116,8 @@ def cut(
     """Cut a batch into parts for the mask samples of a step.
 
     Every tensor, array and list of values with one entry per example is cut, everything else is passed whole. Parts differ by at most
-    one example and are weighted by their share, so that the mean over the batch is the same.
+    one example and are weighted by their share, so that the mean over the batch is the same. Where it is open what has an entry per
+    example, as of inputs (time, batch) with labels (batch,), a warning says what is done.
 
     Args:
         batch: The batch.
@@ -120,6 +127,7 @@ def cut(
 
     Raises:
         ValueError: Fewer examples than parts, or no tensor inside.
+        TypeError: A ``PackedSequence`` inside.
 
     Examples:
         >>> [part.batch.tolist() for part in cut(torch.arange(5), 2)]
@@ -128,18 +136,21 @@ def cut(
     if parts == 1:
         return [Part(batch, 0, 1.0)]
     if split is None:
-        whole = size(batch)
+        whole = _told(batch)
         if whole < parts:
             raise ValueError(
                 f"a batch of {whole} cannot be cut into samples={parts} parts; use larger batches (a short last one: "
                 f"drop_last=True) or samples={max(whole, 1)}"
             )
-        pieces: Sequence[Batch] = [_slice(batch, whole, rows) for rows in torch.arange(whole).tensor_split(parts)]
+        cuts = torch.arange(whole).tensor_split(parts)
+        pieces: Sequence[Batch] = [_slice(batch, whole, rows) for rows in cuts]
+        counts = [len(rows) for rows in cuts]
     else:
         pieces = split(batch, parts)
         if len(pieces) != parts:
             raise ValueError(f"split returned {len(pieces)} parts, expected {parts}")
-    weights = [float(weigh(piece) if weigh else size(piece)) for piece in pieces]
+        counts = [size(piece) for piece in pieces]
+    weights = [float(weigh(piece) if weigh else count) for piece, count in zip(pieces, counts, strict=True)]
     total = sum(weights)
     if not total > 0:
         raise ValueError("no example in this batch counts for the loss (all labels ignored?)")
@@ -175,6 +186,41 @@ def _leaves(batch: Batch) -> Iterator[Tensor]:
     return (leaf for leaf in flat(batch) if isinstance(leaf, Tensor))
 
 
+def _sizes(batch: Batch) -> Iterator[int]:
+    """Of everything that may have one entry per example, how many it has."""
+    if isinstance(batch, PackedSequence):
+        yield int(batch.batch_sizes[0])
+    elif isinstance(batch, Tensor):
+        if batch.ndim:
+            yield batch.shape[0]
+    elif _is_ragged(batch):
+        yield len(batch)
+    else:
+        for child in _children(batch):
+            yield from _sizes(child)
+
+
+def _is_ragged(batch: Batch) -> bool:
+    """Whether it is a list of tensors, one for each example, of unlike lengths."""
+    if not isinstance(batch, list) or not all(isinstance(item, Tensor) and item.ndim for item in batch):
+        return False
+    return len({len(item) for item in cast("list[Tensor]", batch)}) > 1
+
+
+def _told(batch: Batch) -> int:
+    """The number of examples; a warning where as many tensors say that it is another."""
+    whole = size(batch)
+    counts = Counter(_sizes(batch))
+    others = [other for other, count in counts.items() if other != whole and count == counts[whole]]
+    if others:
+        warnings.warn(
+            f"the tensors of this batch begin with different sizes: {', '.join(map(str, [whole, *others]))}. Taken for {whole} examples; "
+            "what has another size is passed whole to every part. If that is wrong (time before batch, say), pass split=",
+            stacklevel=3,
+        )
+    return whole
+
+
 def _slice(batch: Batch, whole: int, rows: Tensor) -> Batch:
     """The same structure with every leaf that has ``whole`` rows cut to ``rows`` (a contiguous range)."""
     here = slice(int(rows[0]), int(rows[-1]) + 1)
@@ -184,15 +230,16 @@ def _slice(batch: Batch, whole: int, rows: Tensor) -> Batch:
             return leaf[here] if leaf.ndim and leaf.shape[0] == whole else leaf
         return leaf[here] if len(leaf) == whole else leaf
 
-    return rebuilt(batch, cut_leaf)
+    return rebuilt(batch, cut_leaf, whole)
 
 
-def rebuilt(batch: Batch, change: Callable[[Any], Any]) -> Batch:  # noqa: PLR0911 - one return per kind of container
+def rebuilt(batch: Batch, change: Callable[[Any], Any], examples: int = 0) -> Batch:  # noqa: PLR0911 - one return per kind of container
     """The same structure with other leaves: tensors, arrays, and lists or tuples in which there are no tensors.
 
     Args:
         batch: The batch.
         change: Makes a new leaf of an old one.
+        examples: Lists of so many tensors of unlike lengths are leaves too.
 
     Examples:
         >>> rebuilt({"x": torch.ones(1), "texts": ["a"], "scale": 2.0}, len)
@@ -200,21 +247,27 @@ def rebuilt(batch: Batch, change: Callable[[Any], Any]) -> Batch:  # noqa: PLR09
     """
     if isinstance(batch, Tensor | np.ndarray):
         return change(batch)
+    if examples and isinstance(batch, PackedSequence):
+        raise TypeError(
+            "a PackedSequence cannot be cut into parts; pass split=, or pack inside the network or the objective"
+        )
     if isinstance(batch, MutableMapping):
         # A copy of the user's own mapping type: transformers' BatchEncoding stays one.
         mapping = copy.copy(cast("MutableMapping[Any, Any]", batch))
-        mapping.update({key: rebuilt(value, change) for key, value in mapping.items()})
+        mapping.update({key: rebuilt(value, change, examples) for key, value in mapping.items()})
         return mapping
     if isinstance(batch, Mapping):
-        return {key: rebuilt(value, change) for key, value in cast("Mapping[Any, Any]", batch).items()}
+        return {key: rebuilt(value, change, examples) for key, value in cast("Mapping[Any, Any]", batch).items()}
     if isinstance(batch, list | tuple) and not any(True for _ in _leaves(batch)):
         return change(batch)  # labels, texts or ids, one per example
+    if examples and _is_ragged(batch) and len(batch) == examples:
+        return change(batch)
     if isinstance(batch, tuple | list):
-        pieces = [rebuilt(item, change) for item in cast("Sequence[Any]", batch)]
+        pieces = [rebuilt(item, change, examples) for item in cast("Sequence[Any]", batch)]
         if hasattr(batch, "_fields"):
             return cast("Any", type(batch))(*pieces)
         return tuple(pieces) if isinstance(batch, tuple) else pieces
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         fields = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch)}
-        return dataclasses.replace(batch, **{name: rebuilt(value, change) for name, value in fields.items()})
+        return dataclasses.replace(batch, **{name: rebuilt(value, change, examples) for name, value in fields.items()})
     return batch

@@ -43,6 +43,9 @@ Parts = Mapping[str, tuple[Site, Cut]]
 
 Cutting = Callable[[nn.Module, Parts], Group]
 
+_LEAVES = ("weight", "bias", "base_layer.weight", "base_layer.bias")
+"""Parameters of a part, also of one that peft has put an adapter beside."""
+
 _HEADS: tuple[Mapping[str, Cut], ...] = (
     {"q_proj": "outputs", "k_proj": "outputs", "v_proj": "outputs", "in_proj": "thirds", "out_proj": "inputs"},
     {"in_proj": "thirds", "out_proj": "inputs"},
@@ -81,7 +84,8 @@ class PerHead:
     """One unit per attention head: its rows of the query, key and value matrices, and its columns of the output matrix.
 
     Recognised by the names of the parts (torch's MultiheadAttention, BERT, GPT-2, GPT-NeoX, Llama, Qwen, Mistral, ViT, T5, OPT,
-    DistilBERT); others are named by hand with ``Tied``. Biases of queries, keys and values go with them, if selected.
+    DistilBERT); others are named by hand with ``Tied``. Biases of queries, keys and values go with them, if selected; so do the rows or
+    columns of peft's low-rank adapters of these matrices.
 
     Where several heads of queries share keys and values (grouped-query attention): ``shared="query"`` has a unit for each query head
     over its queries and outputs, and keys and values are not masked; ``shared="group"`` has one for each head of keys and values,
@@ -106,6 +110,7 @@ class PerHead:
     def _cut(self, module: nn.Module, parts: Parts) -> Group:
         heads, where = _heads(module), f"attention in {type(module).__name__}"
         width = next(_size(site, cut) for site, cut in parts.values())  # of the queries
+        _check_fused(parts, where)
         kept = dict(parts)
         keys = {name: _size(site, cut) for name, (site, cut) in parts.items() if cut == "outputs"}
         fewer = {size for size in keys.values() if size != width}
@@ -290,13 +295,12 @@ def _parts(known: Mapping[str, Site], prefix: str, recipe: Mapping[str, Cut]) ->
     found: list[tuple[str, tuple[Site, Cut]]] = []
     for part, cut in recipe.items():
         stem = f"{prefix}.{part}" if prefix else part
-        here = [
-            known[name]
-            for name in (f"{stem}.weight", f"{stem}_weight", f"{stem}.bias", f"{stem}_bias")
-            if name in known
-        ]
+        names = (*(f"{stem}.{leaf}" for leaf in _LEAVES), f"{stem}_weight", f"{stem}_bias")
+        here = [known[name] for name in names if name in known]
         if not here or not all(site.parameter.numel() for site in here):
             return
+        adapter = f"{stem}.lora_{'A' if cut == 'inputs' else 'B'}."
+        here += [site for name, site in known.items() if name.startswith(adapter) and name.endswith(".weight")]
         # The bias of an output matrix is no head's own.
         found.extend((site.name, (site, cut)) for site in here if cut != "inputs" or site.parameter.ndim > 1)
     yield from found
@@ -312,6 +316,22 @@ def _heads(module: nn.Module) -> int:
     raise ValueError(
         f"{type(module).__name__} does not say how many heads it has ({', '.join(HEAD_COUNTS)}); use ms.Tied"
     )
+
+
+def _check_fused(parts: Parts, where: str) -> None:
+    """Matrices of queries, keys and values must lie as the recipes say: a name is no proof.
+
+    Raises:
+        ValueError: Heads share keys and values inside the matrix (Falcon), or it is laid out head by head under GPT-2's name (GPTBigCode).
+    """
+    outputs = next((_size(site, cut) for site, cut in parts.values() if cut == "inputs"), 0)
+    for name, (site, cut) in parts.items():
+        fused = cut == "thirds" or name.endswith(("query_key_value.weight", "query_key_value.bias"))
+        if fused and (_size(site, cut) != 3 * outputs or "BigCode" in where):
+            raise ValueError(
+                f"{where}: how queries, keys and values lie in {name!r} of shape {tuple(site.parameter.shape)} is not known; number "
+                "the heads of its rows with ms.PerIndex, or choose another granularity"
+            )
 
 
 def _size(site: Site, cut: Cut) -> int:

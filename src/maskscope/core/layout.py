@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maskscope.core import select as selection
 from maskscope.core.granularity import Granularity, Index, PerWeight, View
-from maskscope.core.groups import Grouping
+from maskscope.core.groups import Group, Grouping
 from maskscope.core.select import LeftOut, Pattern, match_names, nearest
 
 
@@ -363,7 +363,7 @@ def layout(
     if isinstance(grain, type) or not isinstance(grain, Granularity | Grouping):
         raise TypeError(f"granularity takes an object such as ms.PerOutput(), got {grain!r}")
     if isinstance(grain, Grouping):
-        groups = grain.groups(model)
+        groups = _known(model, grain.groups(model))
         chosen = selection.select(model, [name for group in groups for name in group] if select is None else select)
     else:
         chosen = selection.select(model, select)
@@ -382,6 +382,28 @@ def layout(
     unasked = isinstance(grain, Grouping) and select is None  # nobody named patterns, so none is to be spoken of
     left_out = [LeftOut(item.name, item.weights, why) if unasked else item for item in chosen.left_out]
     return Layout(tuple(segments), (*left_out, *others))
+
+
+def _known(model: nn.Module, groups: Sequence[Group]) -> list[dict[str, View | Index]]:
+    """Groups by the first names of their parameters.
+
+    Raises:
+        KeyError: A name that the network does not have.
+        ValueError: Two names of one parameter.
+    """
+    first = {name: site.name for site in selection.sites(model) for name in site.names}
+    found: list[dict[str, View | Index]] = []
+    for group in groups:
+        unknown = next((name for name in group if name not in first), None)
+        if unknown is not None:
+            raise KeyError(
+                f"{unknown!r} matches none of {len(first)} parameter names; nearest: {selection.nearest(unknown, first)}"
+            )
+        named = {first[name]: laid for name, laid in group.items()}
+        if len(named) < len(group):
+            raise ValueError(f"two of {list(group)} are names of one parameter; units of it are told once")
+        found.append(named)
+    return found
 
 
 def _segment(name: str, shape: tuple[int, ...], laid: View | Index, offset: int, kind: str) -> Segment:

@@ -39,6 +39,8 @@ class Origin:
     steps: int | None = None
     model: Fingerprint | None = None
     """The network it was learned on."""
+    replaced: str = ""
+    """Digest of what removed weights became while it was learned; empty: zero."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ class Mask:
 
     def __invert__(self) -> Mask:
         """The complement: the layout's other units. What was not selected stays as it is in the network."""
-        origin = Origin(label=f"~{self.origin.label or 'mask'}", model=self.origin.model)
+        origin = Origin(label=f"~{self.origin.label or 'mask'}", model=self.origin.model, replaced=self.origin.replaced)
         return Mask.of(self.layout, ~self.kept, origin)
 
     def _other(self, other: Mask) -> Bool[Tensor, " units"]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from maskscope.core.layout import Layout
@@ -19,7 +21,6 @@ def means(model: nn.Module, layout: Layout) -> dict[str, Tensor]:
     """The mean of each masked parameter: removal leaves it its average.
 
     Examples:
-        >>> import torch
         >>> from maskscope.core.layout import layout
         >>> model = nn.Linear(2, 1, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 3.0]]))
@@ -88,6 +89,23 @@ def reinitialised(model: nn.Module, layout: Layout, seed: int = 0) -> dict[str, 
             "build the network anew and pass values_of(fresh_network, layout)"
         )
     return values_of(fresh, layout)
+
+
+def digest_of(replacement: Replacement | None) -> str:
+    """Sixteen hexadecimal digits over names and values; empty where nothing is replaced.
+
+    Examples:
+        >>> digest_of(None), len(digest_of({"weight": torch.zeros(1)}))
+        ('', 16)
+    """
+    if not replacement:
+        return ""
+    found = hashlib.blake2b(digest_size=8)
+    for name in sorted(replacement):
+        value = replacement[name].detach().cpu().contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def checked(replacement: Replacement | None, layout: Layout, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -136,8 +136,11 @@ def layer(parameter: str) -> str:
     Examples:
         >>> layer("encoder.0.weight"), layer("lstm.weight_hh_l1")
         ('encoder.0', 'lstm.l1')
+        >>> layer("q_proj.base_layer.weight"), layer("q_proj.lora_A.default.weight")  # peft's adapters belong to their layer
+        ('q_proj', 'q_proj')
     """
     module, _, leaf = parameter.rpartition(".")
+    module = re.sub(r"\.(base_layer|lora_[AB]\.\w+)$", "", module)
     stacked = re.search(r"_(l\d+(?:_reverse)?)$", leaf)
     return ".".join(part for part in (module, stacked[1] if stacked else "") if part) or leaf
 

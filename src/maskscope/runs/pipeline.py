@@ -24,7 +24,7 @@ from maskscope.core.learning.learn import learning
 from maskscope.core.learning.learned import Reading, State, finish, origin_of, read, undecided
 from maskscope.core.learning.logits import Logits
 from maskscope.core.mask import Mask
-from maskscope.core.replacement import Replacement
+from maskscope.core.replacement import Replacement, digest_of
 from maskscope.core.seeded import derive, seeded
 from maskscope.runs.ablations import Under
 from maskscope.runs.environment import at_work
@@ -61,6 +61,8 @@ class _Learner:
     over: Layout
     replacement: Replacement
     """What removed weights become."""
+    replaced: str
+    """Its digest."""
 
     def beside(self, control: Mask) -> tuple[nn.Module, Layout]:
         """The network and the layout of a subtask's mask: without what is taken from the control mask."""
@@ -108,7 +110,7 @@ class Runner:
         """Every mask, the control first: others may take parameters from it."""
         over = self.experiment.over(model)
         becomes = self.experiment.replacement(model, over)
-        learner = _Learner(self.experiment, masking, model, fingerprint(model), over, becomes)
+        learner = _Learner(self.experiment, masking, model, fingerprint(model), over, becomes, digest_of(becomes))
         masks: dict[MaskName, Mask] = {}
         for subtask, seed in self.experiment.masks():
             control = masks.get(MaskName(self.experiment.data.full, 0))
@@ -225,9 +227,12 @@ class Runner:
             try:
                 mask = Mask.load(path, learner.model)
                 read_record(record, MaskRecord)
-                if mask.layout == learner.over:
+                if mask.layout != learner.over:
+                    why = f"{path} has another layout"
+                elif mask.origin.replaced != learner.replaced:
+                    why = "what removed weights become is not what it was"
+                else:
                     return mask
-                why = f"{path} has another layout"
             except (ValueError, KeyError) as damage:
                 why = str(damage)
             warnings.warn(f"learning the mask of {name.subtask} again: {why}", stacklevel=2)
@@ -269,6 +274,7 @@ class Runner:
             seed=name.seed,
             subtask=name.subtask,
             model=learner.learned_on,
+            replaced=learner.replaced,
         )
         learned = finish(logits, gate, origin, ())
         mask = learned.mask if control is None else completed(learned.mask, control)

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 import maskscope as ms
+from maskscope.analysis.sizes import hardening, sweep
 from maskscope.core.objectives import Beside, Complete, Specific, beside
-from maskscope.core.replacement import means, reinitialised, values_of
+from maskscope.core.replacement import digest_of, means, reinitialised, values_of
 from maskscope.core.seeded import seeded
 from native import with_products
 from zoo import gpt2
@@ -169,6 +170,40 @@ def test_the_gradient_of_a_replaced_weight_is_that_of_the_difference():
     )
     moved = state.logits.values - 12.0  # Adam's first step goes against the sign of the gradient
     assert torch.equal(moved.sign(), -wanted.sign())
+
+
+def test_a_mask_knows_that_what_it_removes_was_replaced(tmp_path):
+    """In its file too: applied with zeros by mistake it would be another network's mask."""
+    model = network()
+    over = ms.layout(model)
+    becomes = values_of(network(1), over)
+    learned = ms.learn_mask(model, batch_of, ms.cross_entropy, layout=over, schedule=SHORT, replacement=becomes)
+    loaded = ms.Mask.load(learned.mask.save(tmp_path / "mask.safetensors"), model)
+    assert loaded.origin.replaced == digest_of(becomes) != digest_of(values_of(model, over))
+    for mask in (loaded, ~loaded):
+        with pytest.warns(UserWarning, match="what it removes became other values"):
+            ms.masked(model, mask)
+    x = batch_of(3)[0]
+    assert torch.equal(
+        ms.masked(model, loaded, {})(x), ms.masked(model, loaded & loaded)(x)
+    )  # zeros, when they are meant
+
+
+@pytest.mark.filterwarnings("ignore:the mask of this subtask")
+def test_analyses_replace_what_is_removed_too():
+    model = network()
+    over = ms.layout(model)
+    tests, becomes = [batch_of(100, 256)], values_of(network(1), over)
+    options = {"layout": over, "schedule": SHORT, "penalty": 1e-3, "replacement": becomes}
+    learned = ms.learn_mask(model, batch_of, ms.cross_entropy, **options)
+    expected = ms.evaluate(ms.masked(model, learned.mask, becomes), tests, ms.accuracy).value
+    assert expected != ms.evaluate(ms.masked(model, learned.mask, {}), tests, ms.accuracy).value
+    hard = hardening(model, learned, ms.GumbelSigmoid(), tests, ms.accuracy, samples=1, replacement=becomes)
+    assert hard.hard == expected
+    control = ms.controls(model, learned.mask, {"own": tests}, ms.accuracy, replacement=becomes)[0]
+    assert control.with_mask["own"].value == expected
+    (size,) = sweep(model, batch_of, ms.cross_entropy, [0.5], tests=tests, metric=ms.accuracy, **options)
+    assert size.value == ms.evaluate(ms.masked(model, size.learned.mask, becomes), tests, ms.accuracy).value
 
 
 def test_what_replaces_is_checked():

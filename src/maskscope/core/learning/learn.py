@@ -36,8 +36,8 @@ from maskscope.core.learning.sizing import Sizing
 from maskscope.core.learning.step import Step
 from maskscope.core.modes import evaluating
 from maskscope.core.noise import draw
-from maskscope.core.objectives import Objective, weight_of
-from maskscope.core.replacement import Replacement, checked
+from maskscope.core.objectives import Objective, Weighed, weight_of
+from maskscope.core.replacement import Replacement, checked, digest_of
 
 PENALTY = 1e-4 / 128
 """Default weight of the summed logits. Source: the paper's 1e-4 over its batch of 128 (LSTM and add-mul)."""
@@ -154,7 +154,7 @@ def learning(
     _check_resume(logits, layout, schedule, repr((seed, penalty, gate, *([] if density is None else [density]))))
     if density is not None:
         logits.sizing = _sizing(logits, density, penalty, gate)
-    weigh = partial(weight_of, objective)
+    weigh = partial(weight_of, objective) if isinstance(objective, Weighed) else None
     start, looks = logits.step, 1 if logits.device.type == "cpu" else _CHECK_EVERY
     fused = Kernel(gate, kernel, float(schedule.steps * layout.units * schedule.samples))
     if not start:
@@ -314,6 +314,7 @@ def learn_mask(
         seed=seed,
         subtask=subtask,
         model=fingerprint(model),
+        replaced=digest_of(replacement),
     )
     return finish(logits, gate, origin, curve)
 

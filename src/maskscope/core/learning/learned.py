@@ -99,9 +99,11 @@ def undecided(probability: Float32[Tensor, " units"]) -> int:
     return int(((probability > 0.05) & (probability < 0.95)).sum())
 
 
-def origin_of(*, gate: Gate, steps: int, penalty: float, seed: int, subtask: str, model: Fingerprint | None) -> Origin:
+def origin_of(
+    *, gate: Gate, steps: int, penalty: float, seed: int, subtask: str, model: Fingerprint | None, replaced: str = ""
+) -> Origin:
     """What a mask file says of how the mask was learned."""
-    return Origin(subtask, subtask, seed, repr(gate), gate.threshold, penalty, steps, model)
+    return Origin(subtask, subtask, seed, repr(gate), gate.threshold, penalty, steps, model, replaced)
 
 
 def finish(logits: Logits, gate: Gate, origin: Origin, curve: Sequence[Reading]) -> Learned:

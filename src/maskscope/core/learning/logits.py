@@ -175,6 +175,7 @@ class Logits:
             "adam_square": self.blocks.gather(self._moments.square),
             **self.settling.state(),
             **({} if self.sizing is None else self.sizing.state()),
+            "begun_with": torch.tensor(list(self.begun_with.encode()), dtype=torch.uint8),
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -189,6 +190,7 @@ class Logits:
                 "it belongs to another selection or granularity"
             )
         self.step = int(state["step"])
+        self.begun_with = bytes(state["begun_with"].tolist()).decode() if "begun_with" in state else ""
         self.settling.restore(state)
         self.sizing = Sizing.restored(state, self.schedule)
         for name, rows in (
