@@ -1,6 +1,8 @@
 """Masks on the hub: a folder stands in for it, so that nothing is sent or fetched."""
 
+import os
 import shutil
+import subprocess
 import sys
 from inspect import signature
 from pathlib import Path
@@ -139,3 +141,24 @@ def test_a_missing_package_is_said(monkeypatch):
     for call in (lambda: push(made(), "someone/masks", "add"), lambda: pull("someone/masks", "add")):
         with pytest.raises(ImportError, match=r"huggingface_hub, which is not installed.*maskscope\[hf\]"):
             call()
+
+
+def test_in_a_process_that_has_imported_nothing_else():
+    """huggingface_hub loads its parts when they are asked for; offline, an error of its own says what is missing."""
+    code = """
+from torch import nn
+import maskscope as ms
+from maskscope.hub import pull, push
+for call in (lambda: pull("a/masks", "x"), lambda: push(ms.Mask.full(ms.layout(nn.Linear(2, 2))), "a/masks", "x")):
+    try:
+        call()
+    except OSError as error:
+        print(type(error).__name__, error)
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    first, second = done.stdout.splitlines()
+    assert first == "FileNotFoundError the hub cannot be reached, and 'x' of 'a/masks' is not in the cache"
+    assert second.startswith("ConnectionError the hub cannot be reached for 'x' of 'a/masks': ")

@@ -18,7 +18,7 @@ from maskscope.core.learning.learn import LearningInterrupted, NonFiniteLossErro
 from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.schedules import FAST, PUBLISHED, Schedule
 from maskscope.core.mask import Mask
-from maskscope.core.objectives import Distillation, accuracy, cross_entropy
+from maskscope.core.objectives import Distillation, ModelLoss, accuracy, cross_entropy
 from maskscope.progress import progress
 from maskscope.study import Study, Subtask
 
@@ -31,6 +31,7 @@ __all__ = [
     "LearningInterrupted",
     "Logits",
     "Mask",
+    "ModelLoss",
     "NonFiniteLossError",
     "PerBlock",
     "PerChannel",

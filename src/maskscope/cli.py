@@ -199,7 +199,9 @@ def _look_in(data_dir: Path | None) -> None:
 
 
 def _threads_each(threads: int, jobs: int) -> int:
-    return threads or max(1, (os.cpu_count() or 1) // jobs)
+    """As asked for, here or by OMP_NUM_THREADS; or all cores between the jobs."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return threads or (int(asked) if asked.isdecimal() else 0) or max(1, (os.cpu_count() or 1) // jobs)
 
 
 def _check_counts(seeds: tuple[int, ...], jobs: int, threads: int) -> None:

@@ -80,6 +80,15 @@ def test_a_batch_smaller_than_the_samples_says_what_to_do():
         cut(torch.zeros(3), 4)
 
 
+def test_pieces_of_a_part_see_its_sample():
+    parts = cut(torch.arange(6), 2, pieces_each=3)
+    assert [(part.batch.item(), part.sample) for part in parts] == [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 1)]
+    with pytest.raises(
+        ValueError, match=r"batch of 8 cannot be cut into samples=4 parts of accumulate=4 pieces.*fewer of either"
+    ):
+        cut(torch.zeros(8), 4, pieces_each=4)
+
+
 def test_a_batch_without_tensors_is_refused():
     with pytest.raises(ValueError, match="no tensor with a batch dimension in this list"):
         cut(["a", "b"], 2)

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskscope.core.apply import Masked
+from maskscope.core.apply import module_of
 from maskscope.core.batches import Batch
 from maskscope.core.device import device_of, onto
 from maskscope.core.modes import evaluating
@@ -66,10 +66,10 @@ def _means(network: Network, batches: Any, metrics: Metric) -> tuple[Score, ...]
         raise TypeError(
             "evaluate goes through its batches once, so it takes a list or a loader, not a function of the step"
         )
-    module = network.model if isinstance(network, Masked) else network
-    place = device_of(module) if isinstance(module, nn.Module) else None
+    module = module_of(network)
+    place = None if module is None else device_of(module)
     total, examples = torch.zeros(()).double(), 0
-    with evaluating(module) if isinstance(module, nn.Module) else nullcontext(), torch.no_grad():
+    with nullcontext() if module is None else evaluating(module), torch.no_grad():
         for batch in batches:
             values = metrics(network, onto(batch, place))
             if values.ndim != 2:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from maskscope.analysis.ablate import half
 from maskscope.analysis.number import Number
-from maskscope.core.apply import call_with
+from maskscope.core.apply import with_weights
 from maskscope.core.batches import Batch, size
 from maskscope.core.device import device_of, onto
 from maskscope.core.layout import gated
@@ -79,7 +79,7 @@ def _gradient(model: nn.Module, mask: Mask, batches: Iterable[Batch], objective:
     with evaluating(model):
         for batch in (onto(batch, place) for batch in batches):
             with torch.enable_grad():
-                loss = objective(lambda *args, **kwargs: call_with(model, leaves, *args, **kwargs), batch)
+                loss = objective(with_weights(model, leaves), batch)
             for name, gradient in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
                 total[name] += gradient * size(batch)
             examples += size(batch)

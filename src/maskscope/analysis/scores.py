@@ -7,14 +7,13 @@ unit switches, over tied parameters too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskscope.core.apply import call_with
+from maskscope.core.apply import with_weights
 from maskscope.core.batches import Batch, size
 from maskscope.core.device import device_of, onto
 from maskscope.core.layout import Layout, gated
@@ -169,7 +168,7 @@ def _slopes(
                 gates = torch.full((over.units,), opening, device=place, requires_grad=True)
                 with torch.enable_grad():
                     shown = {**weights, **gated(gates, over, weights)}
-                    loss = objective(partial(call_with, model, shown), here)
+                    loss = objective(with_weights(model, shown), here)
                 (slope,) = torch.autograd.grad(loss, gates)
                 total += slope.cpu() / len(openings)
             yield total, size(batch)
@@ -183,8 +182,8 @@ def best(over: Layout, scores: Float[Tensor, " units"], share: float, per: Liter
     Args:
         over: What the scores are of.
         scores: Such as logits, or magnitudes.
-        share: Of all units, from 0 to 1; rounded to whole units.
-        per: Over the whole network, or of each parameter alike.
+        share: Of all units (not of weights, where these differ in size), from 0 to 1; rounded to whole units.
+        per: Over the whole network, or of each parameter alike, of which then at least one unit is kept.
 
     Raises:
         ValueError: Not one score for each unit, NaN among them, or no such share.
@@ -200,7 +199,7 @@ def best(over: Layout, scores: Float[Tensor, " units"], share: float, per: Liter
     kept = torch.zeros(over.units, dtype=torch.bool)
     for span in over.spans:
         order = torch.argsort(span.own(scores), descending=True, stable=True)
-        span.own(kept)[order[: round(share * span.units)]] = True
+        span.own(kept)[order[: max(int(share > 0), round(share * span.units))]] = True
     return Mask.of(over, kept)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskscope.analysis.evaluate import evaluate
 from maskscope.analysis.scores import best
-from maskscope.core.apply import call_with, masked
+from maskscope.core.apply import masked, with_weights
 from maskscope.core.batches import Batch, Batches
 from maskscope.core.device import device_of
 from maskscope.core.gates import Gate
@@ -222,4 +222,4 @@ def _under(
     """The network with its weights times gates, and what replaces them times one minus the gates."""
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     weights = gated(gates.to(device_of(model)), layout, parameters, checked(replacement, layout, parameters))
-    return lambda *args, **kwargs: call_with(model, weights, *args, **kwargs)
+    return with_weights(model, weights)

@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -18,29 +19,71 @@ from maskscope.core.mask import Mask, expect_mask
 from maskscope.core.replacement import Replacement, checked
 
 
-class Masked:
+class Within:
+    """Something that belongs to a network, called and looked at while other weights stand in for its own.
+
+    A method or a part of the network is again something within it; any other attribute is what it is then.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(2, 1, bias=False))
+        >>> ones = Within(model, lambda: Swap(model, {"0.weight": torch.ones(1, 2)}))
+        >>> ones(torch.ones(1, 2)).item(), ones.get_submodule("0")(torch.ones(1, 2)).item(), ones.training
+        (2.0, 2.0, True)
+    """
+
+    def __init__(self, target: Callable[..., Any], inside: Callable[[], Swap]) -> None:
+        """Keep them."""
+        self._target, self._inside = target, inside
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it with the other weights; a part of the network that it returns is seen with them too."""
+        with self._inside():
+            return self._seen(self._target(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        """Its attribute, with the other weights."""
+        if name.startswith("_"):
+            raise AttributeError(f"a network under a mask has no {name!r}")
+        with self._inside():
+            return self._seen(getattr(self._target, name))
+
+    def __getitem__(self, index: Any) -> Any:
+        """A part of a container of parts."""
+        with self._inside():
+            return self._seen(cast("Any", self._target)[index])
+
+    @property
+    def _itself(self) -> nn.Module | None:
+        """The module that is called, if it is one."""
+        return self._target if isinstance(self._target, nn.Module) else None
+
+    def _seen(self, found: Any) -> Any:
+        return Within(found, self._inside) if isinstance(found, nn.Module | MethodType) else found
+
+
+class Masked(Within):
     """A network under a mask, called like the network itself. Make it with ``masked``."""
 
     def __init__(self, model: nn.Module, mask: Mask, replacement: Mapping[str, Tensor]) -> None:
         """Keep them; the weights are not copied."""
-        self.model = model
-        self.mask = mask
-        self.replacement = replacement
+        self._model, self._mask, self._replacement = model, mask, replacement
         self._gates = mask.gates.to(device_of(model))  # unpacked and brought there once, not at every call
+        super().__init__(model, self._swap)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's forward pass with ``weight * gate`` in place of each masked weight."""
-        parameters = dict(self.model.named_parameters())
-        weights = gated(self._gates, self.mask.layout, parameters, self.replacement)
-        return call_with(self.model, weights, *args, **kwargs)
+    def _swap(self) -> Swap:
+        """``weight * gate`` in place of each masked weight."""
+        parameters = dict(self._model.named_parameters())
+        return Swap(self._model, gated(self._gates, self._mask.layout, parameters, self._replacement))
 
     def complement(self, *args: Any, **kwargs: Any) -> Any:
         """The same with the weights that the mask removes, as objectives with a term about it call it."""
-        return Masked(self.model, ~self.mask, self.replacement)(*args, **kwargs)
+        return Masked(self._model, ~self._mask, self._replacement)(*args, **kwargs)
 
 
 def masked(model: nn.Module, mask: Mask, replacement: Replacement | None = None) -> Masked:
     """The network under a mask: a callable with the network's own signature.
+
+    Its methods and parts may be called as well (``masked(model, mask).encode(text)``), and are under the mask then.
 
     The network is not wrapped or changed, and later changes of its weights are seen. Gradients reach the kept weights
     (nothing is detached), so it can be trained under the mask; but not with gradient checkpointing, which runs the
@@ -187,10 +230,22 @@ class Swap:
                 _set_flat(module, weights, references)
 
 
-def call_with(model: nn.Module, weights: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-    """Call a network with other tensors in place of some parameters, and leave nothing behind in it."""
-    with Swap(model, weights):
-        return model(*args, **kwargs)
+def module_of(network: Callable[..., Any]) -> nn.Module | None:
+    """The module behind a network, whether masked or not; None for any other function.
+
+    Examples:
+        >>> model = nn.Linear(2, 1)
+        >>> module_of(model) is module_of(with_weights(model, {})) is model, module_of(len)
+        (True, None)
+    """
+    if isinstance(network, Within):
+        return network._itself  # pyright: ignore[reportPrivateUsage]
+    return network if isinstance(network, nn.Module) else None
+
+
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Within:
+    """A network with other tensors in place of some of its parameters; calls leave nothing behind in it."""
+    return Within(model, lambda: Swap(model, weights))
 
 
 def _home(module: nn.Module) -> dict[str, nn.Parameter | None]:

@@ -111,7 +111,12 @@ def size(batch: Batch) -> int:
 
 
 def cut(
-    batch: Batch, parts: int, split: Split | None = None, weigh: Callable[[Batch], float] | None = None
+    batch: Batch,
+    parts: int,
+    split: Split | None = None,
+    weigh: Callable[[Batch], float] | None = None,
+    *,
+    pieces_each: int = 1,
 ) -> list[Part]:
     """Cut a batch into parts for the mask samples of a step.
 
@@ -124,6 +129,10 @@ def cut(
         parts: How many.
         split: Another way of cutting.
         weigh: What a part's mean loss counts for (its tokens, say). Default: its examples.
+        pieces_each: Into how many pieces every part is cut again (``accumulate``).
+
+    Returns:
+        The parts, or the pieces of all of them, with the sample that each sees.
 
     Raises:
         ValueError: Fewer examples than parts, or no tensor inside.
@@ -133,29 +142,31 @@ def cut(
         >>> [part.batch.tolist() for part in cut(torch.arange(5), 2)]
         [[0, 1, 2], [3, 4]]
     """
-    if parts == 1:
+    pieces_in_all = parts * pieces_each
+    if pieces_in_all == 1:
         return [Part(batch, 0, 1.0)]
     if split is None:
         whole = _told(batch)
-        if whole < parts:
+        if whole < pieces_in_all:
+            asked = f"samples={parts} parts" + (f" of accumulate={pieces_each} pieces" if pieces_each > 1 else "")
             raise ValueError(
-                f"a batch of {whole} cannot be cut into samples={parts} parts; use larger batches (a short last one: "
-                f"drop_last=True) or samples={max(whole, 1)}"
+                f"a batch of {whole} cannot be cut into {asked}; use larger batches (a short last one: drop_last=True) or "
+                + ("fewer of either" if pieces_each > 1 else f"samples={max(whole, 1)}")
             )
-        cuts = torch.arange(whole).tensor_split(parts)
+        cuts = torch.arange(whole).tensor_split(pieces_in_all)
         pieces: Sequence[Batch] = [_slice(batch, whole, rows) for rows in cuts]
         counts = [len(rows) for rows in cuts]
     else:
-        pieces = split(batch, parts)
-        if len(pieces) != parts:
-            raise ValueError(f"split returned {len(pieces)} parts, expected {parts}")
+        pieces = split(batch, pieces_in_all)
+        if len(pieces) != pieces_in_all:
+            raise ValueError(f"split returned {len(pieces)} parts, expected {pieces_in_all}")
         counts = [size(piece) for piece in pieces]
     weights = [float(weigh(piece) if weigh else count) for piece, count in zip(pieces, counts, strict=True)]
     total = sum(weights)
     if not total > 0:
         raise ValueError("no example in this batch counts for the loss (all labels ignored?)")
     # A part in which nothing counts has no mean loss.
-    return [Part(p, i, w / total) for i, (p, w) in enumerate(zip(pieces, weights, strict=True)) if w]
+    return [Part(p, i // pieces_each, w / total) for i, (p, w) in enumerate(zip(pieces, weights, strict=True)) if w]
 
 
 def flat(batch: Batch) -> Iterator[Any]:

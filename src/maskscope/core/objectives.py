@@ -6,7 +6,7 @@ will do; these are the common ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -77,7 +77,7 @@ def _pair(batch: object) -> tuple[Any, Tensor]:
         return cast("tuple[Any, Tensor]", batch)
     raise TypeError(
         f"expected a batch (inputs, targets), got {type(batch).__name__}; for another kind write your own objective, "
-        "such as lambda network, batch: network(**batch).loss"
+        "or take ms.ModelLoss() where the network computes its loss from a mapping"
     )
 
 
@@ -96,6 +96,43 @@ def accuracy(model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]])
     inputs, targets = _pair(batch)
     right = (model(inputs).argmax(-1) == targets) | (targets == IGNORED)
     return right.flatten(1).all(1).float() if right.ndim > 1 else right.float()
+
+
+@dataclass(frozen=True)
+class ModelLoss:
+    """The loss that a Hugging Face model itself computes of a batch with labels: ``network(**batch).loss``.
+
+    Unlike a function that returns just that, it says how many labels a part of a batch has, so that parts with few of them weigh
+    little, and those without any (whose mean does not exist) nothing.
+
+    Examples:
+        >>> import torch
+        >>> ModelLoss().weigh({"labels": torch.tensor([[-100, 5, 7], [-100, -100, 2]])})
+        3.0
+    """
+
+    labels: str = "labels"
+    """Key of the labels."""
+    shifted: bool = False
+    """Whether a label belongs to the position before it, as in causal language models: the first of a sequence counts nothing."""
+    ignore: int = IGNORED
+
+    def __call__(self, model: Network, batch: Mapping[str, Any]) -> Float[Tensor, ""]:
+        """The model's own loss."""
+        return model(**batch).loss
+
+    def weigh(self, batch: Mapping[str, Any]) -> float:
+        """The number of labels that count.
+
+        Raises:
+            KeyError: The batch has none.
+        """
+        if self.labels not in batch:
+            raise KeyError(
+                f"the batch has no {self.labels!r}, only {', '.join(map(repr, batch))}; the loss needs labels"
+            )
+        labels = batch[self.labels]
+        return float((labels[..., 1:] != self.ignore).sum() if self.shifted else (labels != self.ignore).sum())
 
 
 def first_of(network: Network, batch: Any) -> Tensor:

@@ -53,7 +53,10 @@ def values_of(other: nn.Module, layout: Layout) -> dict[str, Tensor]:
 
 
 def reinitialised(model: nn.Module, layout: Layout, seed: int = 0) -> dict[str, Tensor]:
-    """Fresh weights, as each layer draws them itself (``reset_parameters``): removal leaves it untrained.
+    """Fresh weights, as the network draws them itself: removal leaves it untrained.
+
+    That is ``reset_parameters`` of each layer, or for Hugging Face models their own initialisation. What a network's constructor does
+    besides is not repeated: build it anew for that, and pass ``values_of`` it.
 
     Args:
         model: The network; it is not changed.
@@ -71,21 +74,30 @@ def reinitialised(model: nn.Module, layout: Layout, seed: int = 0) -> dict[str, 
         True
     """
     fresh = copy.deepcopy(model)
-    owners = {
-        module: name for name, module in fresh.named_modules() if any(True for _ in module.parameters(recurse=False))
-    }
-    drawn: set[str] = set()
+    own = getattr(fresh, "_init_weights", None)  # how Hugging Face models draw theirs
+    drawn: set[nn.Parameter] = set()
+
+    def draw(module: nn.Module) -> None:
+        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        if callable(own):
+            for parameter in module.parameters():
+                vars(parameter).pop("_is_hf_initialized", None)
+            own(module)
+        elif callable(reset):
+            reset()
+            drawn.update(module.parameters(recurse=False))
+
     with seeded(seed):
-        for module, prefix in owners.items():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-                drawn |= {f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)}
-    missing = [name for name in layout.names if name not in drawn]
+        fresh.apply(draw)  # parts first: some networks draw anew what their parts drew
+    before, after = dict(model.named_parameters()), dict(fresh.named_parameters())
+    same = [name for name in layout.names if after[name] not in drawn and torch.equal(before[name], after[name])]
+    missing = [
+        name for name in same if before[name].min() < before[name].max()
+    ]  # ones and zeros are drawn as they were
     if missing:
         kind = type(fresh.get_submodule(missing[0].rpartition(".")[0])).__name__
         raise ValueError(
-            f"{len(missing)} masked parameters cannot be drawn again, first {missing[0]!r}: {kind} has no reset_parameters(); "
+            f"{len(missing)} masked parameters cannot be drawn again, first {missing[0]!r}: {kind} has no reset_parameters() of its own; "
             "build the network anew and pass values_of(fresh_network, layout)"
         )
     return values_of(fresh, layout)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from maskscope.core.gates import GumbelSigmoid
+from maskscope.core.gates import GumbelSigmoid, HardConcrete
 from maskscope.core.granularity import PerOutput
 from maskscope.core.layout import layout
 from maskscope.core.learning.blocks import Blocks
@@ -22,10 +22,11 @@ from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.schedules import Schedule
 from maskscope.core.learning.settling import Settling
 from maskscope.core.noise import draw, uniform
-from maskscope.core.objectives import CrossEntropy, cross_entropy
+from maskscope.core.objectives import CrossEntropy, ModelLoss, cross_entropy
 from maskscope.core.seeded import seeded
 from maskscope.models.lstm import LSTM
 from native import with_products
+from zoo import gpt2
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*keeps everything.*")
 
@@ -137,6 +138,31 @@ def test_a_mean_over_tokens_is_weighted_by_tokens(model):
         for schedule in (kept_open, cut)
     ]
     torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_a_models_own_loss_is_weighted_by_its_labels():
+    """Of rows of unlike length in two parts, the second without any label at all."""
+    network = gpt2().eval()
+    tokens = torch.arange(32).view(4, 8) % 11
+    for first, second in ((2, 6), (5, 0)):
+        labels = tokens.clone()
+        labels[:2, first + 1 :] = -100
+        labels[2:, second + 1 :] = -100
+        losses = [
+            next(
+                learning(
+                    network,
+                    [{"input_ids": tokens, "labels": labels}],
+                    ModelLoss(shifted=True),
+                    layout=layout(network),
+                    schedule=Schedule(steps=1, samples=samples, init=40.0),
+                )
+            ).loss
+            for samples in (1, 2)
+        ]
+        torch.testing.assert_close(losses[0], losses[1])
+    with pytest.raises(KeyError, match="no 'labels', only 'input_ids'"):
+        ModelLoss().weigh({"input_ids": tokens})
 
 
 def test_the_penalty_has_no_hidden_division(model):
@@ -345,6 +371,10 @@ def test_resuming_with_another_seed_is_refused(model):
     next(learning(model, batch, cross_entropy, layout=over, schedule=schedule, seed=1, resume=begun))
     with pytest.raises(ValueError, match=r"begun with \(seed, penalty, gate\) = \(1, .*got \(2, "):
         learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule, seed=2, resume=begun)
+    read = Logits(over, schedule)
+    read.restore(begun.state())  # as from a file
+    with pytest.raises(ValueError, match=r"begun with \(seed, penalty, gate\) = \(1, .*got \(2, "):
+        learn_mask(model, batch, cross_entropy, layout=over, schedule=schedule, seed=2, resume=read)
 
 
 @pytest.mark.parametrize(
@@ -352,6 +382,7 @@ def test_resuming_with_another_seed_is_refused(model):
     [
         ({"resume": torch.zeros(2)}, "resume takes the logits of a state .*got Tensor"),
         ({"penalty": -1.0}, "penalty must not be negative, got -1"),
+        ({"gate": HardConcrete}, "gate takes an object such as ms.HardConcrete.., got the class HardConcrete"),
         ({"layout": [1]}, r"layout takes what ms.layout\(model\) returns, got list"),
         ({"schedule": 50}, r"schedule takes a Schedule, such as ms.Schedule\(steps=500\), got 50"),
     ],
@@ -364,7 +395,7 @@ def test_wrong_settings_say_what_was_expected(settings, message, model):
 
 def test_a_dict_batch_needs_an_objective_of_its_own(model):
     x, y = batch(0)
-    with pytest.raises(TypeError, match=r"expected a batch \(inputs, targets\), got dict.*network\(\*\*batch\)\.loss"):
+    with pytest.raises(TypeError, match=r"expected a batch \(inputs, targets\), got dict.*ms\.ModelLoss\(\)"):
         learn_mask(
             model,
             [{"x": x, "y": y}],

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from maskscope.core.apply import call_with
+from maskscope.core.apply import with_weights
 from maskscope.core.batches import Batch, Part, cut
 from maskscope.core.checkpoint import restore_training, training_state
 from maskscope.core.device import device_of, onto
@@ -226,7 +226,7 @@ def _backward(joint: Joint, objective: Objective, part: Part, gates: Tensor, sum
         name: (weight.detach() * opened[name] if name in opened else weight.detach()).requires_grad_()
         for name, weight in joint.weights.items()
     }
-    loss = objective(lambda *args, **kwargs: call_with(joint.model, leaves, *args, **kwargs), part.batch) * part.share
+    loss = objective(with_weights(joint.model, leaves), part.batch) * part.share
     found = cast("tuple[Tensor | None, ...]", torch.autograd.grad(loss, list(leaves.values()), allow_unused=True))
     for name, gradient in zip(leaves, found, strict=True):
         if gradient is None:

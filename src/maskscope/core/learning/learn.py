@@ -53,7 +53,7 @@ class NonFiniteLossError(RuntimeError):
         """Carry the state for whoever catches this."""
         super().__init__(
             f"the loss or its gradient was not finite at step {state.step + 1} of {state.steps}; the logits are as after "
-            f"step {state.step}. Look at that step's batch, the objective (log of 0?) or the learning rate"
+            f"step {state.step}. Look at that step's batch, the objective (log of 0? a mean over no labels?) or the learning rate"
         )
         self.state = state
 
@@ -147,7 +147,7 @@ def learning(
         [1, 2, 3]
     """
     gate = GumbelSigmoid() if gate is None else gate
-    _check_settings(layout, schedule, penalty, resume)
+    _check_settings(layout, schedule, gate, penalty, resume)
     _check_options(accumulate, alongside, cuda_graph=cuda_graph)
     weights = _checked_weights(model, layout)
     logits = resume or Logits(layout, schedule, weights[layout.names[0]].device, low_memory=low_memory)
@@ -192,7 +192,7 @@ def learning(
         step_over.draw([draw(seed, step, sample, strata=strata) for sample in range(schedule.samples)])
         logits.begin(gate)
         with evaluating(model):
-            loss = work(_parts(cut(batch, schedule.samples * accumulate, split, weigh), accumulate))
+            loss = work(cut(batch, schedule.samples, split, weigh, pieces_each=accumulate))
         logits.step += 1
         logits.compile_seconds = fused.compile_seconds
         if ((step + 1) % looks == 0 or step + 1 == settling.end) and not bool(fine):
@@ -333,11 +333,6 @@ def _sizing(logits: Logits, density: float, penalty: float, gate: Gate) -> Sizin
     return logits.sizing or Sizing(density, logits.schedule)
 
 
-def _parts(pieces: Sequence[Part], accumulate: int) -> list[Part]:
-    """Pieces of a part see the part's sample."""
-    return [piece._replace(sample=piece.sample // accumulate) for piece in pieces]
-
-
 def _begin(logits: Logits, gate: Gate, kernel: Kernel, initial: Tensor | None, seed: int) -> None:
     """Bring the logits to where they start; those of a ranking gate get an order, and a threshold between them."""
     if initial is not None:
@@ -373,11 +368,13 @@ def _look(logits: Logits, gate: Gate, gating: Gating, penalty: float) -> None:
         logits.cut(sizing.density, gate.threshold)
 
 
-def _check_settings(layout: object, schedule: object, penalty: float, resume: object) -> None:
+def _check_settings(layout: object, schedule: object, gate: object, penalty: float, resume: object) -> None:
     if not isinstance(layout, Layout):
         raise TypeError(f"layout takes what ms.layout(model) returns, got {type(layout).__name__}")
     if not isinstance(schedule, Schedule):
         raise TypeError(f"schedule takes a Schedule, such as ms.Schedule(steps=500), got {schedule!r}")
+    if isinstance(gate, type):
+        raise TypeError(f"gate takes an object such as ms.HardConcrete(), got the class {gate.__name__}")
     if not penalty >= 0:
         raise ValueError(f"penalty must not be negative, got {penalty}")
     if not isinstance(resume, Logits | None):

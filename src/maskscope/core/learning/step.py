@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from maskscope.core.apply import Swap
+from maskscope.core.apply import Swap, Within
 from maskscope.core.batches import Part
-from maskscope.core.learning import products, recurrent
+from maskscope.core.learning import products, recomputed, recurrent
 from maskscope.core.learning.gating import Gating
 from maskscope.core.learning.kernels import Kernel
 from maskscope.core.learning.logits import Logits
@@ -57,9 +58,11 @@ class Step:
         self.collecting = Collecting()
         linear = products.forwards(model, self.gating.written | self.gating.matrices, self.collecting)
         lstm = recurrent.forwards(model, self.gating.matrices, self.collecting)
-        self.swap = Swap(model, {**weights, **self.gating.seen}, linear | lstm)
+        self.swap = Swap(model, {**weights, **self.gating.seen}, linear | lstm | recomputed.forwards(model))
         self._weights, self._replacement = weights, replacement or {}
         self._checked = False
+        self._both = False
+        """Whether the part's loss is of the complement too."""
 
     def draw(self, streams: Sequence[Draw]) -> None:
         """The samples of this step have these streams."""
@@ -76,6 +79,7 @@ class Step:
 
     def inverted(self, *args: Any, **kwargs: Any) -> Any:
         """The network under the complement of the sample shown: what the sample keeps is replaced, and the other way round."""
+        self._both = True
         others = {name: self._weights[name] - seen for name, seen in self.gating.seen.items()}
         others |= {name: others[name] + value for name, value in self._replacement.items()}
         with Swap(self.model, others):
@@ -121,14 +125,14 @@ class Step:
         network itself (a distillation loss does) and then sees it as it is. They are swapped in again for backward,
         since gradient checkpointing runs the network a second time there.
         """
-        network = Sampled(self)
+        network, self._both = Sampled(self), False
         with torch.enable_grad():
             device, lower = self.logits.device.type, self.autocast is not None
             with torch.autocast(device, self.autocast) if lower else nullcontext():
                 loss = self.objective(network, part.batch)
             _check_loss(loss)
             share = loss * part.share
-            with self.swap:
+            with self.swap, register_module_forward_pre_hook(_refuse) if self._both else nullcontext():
                 self.collecting.on = True
                 try:
                     share.backward()
@@ -137,21 +141,25 @@ class Step:
         return share.detach()
 
 
-class Sampled:
-    """The network under a sample of its mask, as an objective gets it; called like the network itself."""
+class Sampled(Within):
+    """The network under a sample of its mask, as an objective gets it; called like the network itself, or by its methods."""
 
     def __init__(self, step: Step) -> None:
         """Of the sample that is shown."""
+        super().__init__(step.model, lambda: step.swap)
         self._step = step
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The network with the weights that the sample keeps."""
-        with self._step.swap:
-            return self._step.model(*args, **kwargs)
-
     def complement(self, *args: Any, **kwargs: Any) -> Any:
-        """The network with the weights that the sample removes, as differentiable; not with gradient checkpointing."""
+        """The network with the weights that the sample removes, as differentiable; with gradient checkpointing an error."""
         return self._step.inverted(*args, **kwargs)
+
+
+def _refuse(*_: object) -> None:
+    """The network runs again in backward: under the sample, also where it was under the complement."""
+    raise RuntimeError(
+        "an objective that calls network.complement cannot be used with gradient checkpointing: what runs again in backward would "
+        "run without the complement; switch checkpointing off (accumulate= saves memory too)"
+    )
 
 
 def _note(reached: set[str], name: str, _leaf: Tensor) -> None:
