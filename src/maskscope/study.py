@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from maskscope.core.batches import Batch, Batches
+from maskscope.core.batches import Batch, Batches, Split
 from maskscope.core.gates import Gate, GumbelSigmoid
 from maskscope.core.granularity import Granularity, PerWeight
 from maskscope.core.groups import Grouping
@@ -22,6 +23,15 @@ from maskscope.core.select import Pattern
 
 ALL = "all"
 """All subtasks together: what the control mask is learned on."""
+
+
+class Working(NamedTuple):
+    """How a step of learning is worked: options of ``learning`` beside what is learned."""
+
+    autocast: torch.dtype | None = None
+    split: Split | None = None
+    accumulate: int = 1
+    low_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,12 @@ class Study:
     ``maskscope.core.replacement.means``. Default: zero."""
     autocast: torch.dtype | None = None
     """As for ``learn_mask``."""
+    split: Split | None = None
+    """As for ``learn_mask``: how to cut a batch whose first dimension is not the batch."""
+    accumulate: int = 1
+    """As for ``learn_mask``: pieces of each part, where a part does not fit into memory."""
+    low_memory: bool = False
+    """As for ``learn_mask``."""
     repeats: int = 2
     """Masks of each subtask; two or more give the ceiling."""
     ends: Sequence[str] = ()
@@ -141,8 +157,15 @@ class Study:
         chances = self.chance.values() if isinstance(self.chance, Mapping) else [self.chance]
         if self.repeats < 1 or not all(0 <= chance < 1 for chance in chances):
             raise ValueError(f"repeats must be at least 1 and chance in [0, 1), got {self.repeats=}, {self.chance=}")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1, got {self.accumulate}")
         if not isinstance(self.model, nn.Module) and not callable(self.model):
             raise TypeError(f"model takes a network or a function of a seed, got {type(self.model).__name__}")
+
+    @property
+    def working(self) -> Working:
+        """How its steps are worked."""
+        return Working(self.autocast, self.split, self.accumulate, self.low_memory)
 
     def network(self, seed: int) -> nn.Module:
         """The network of a seed.

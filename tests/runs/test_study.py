@@ -15,7 +15,7 @@ import maskscope as ms
 from maskscope.core.device import CPU
 from maskscope.core.mask import Mask
 from maskscope.core.replacement import means
-from maskscope.core.seeded import seeded
+from maskscope.core.seeded import derive, seeded
 from maskscope.report.html import write_report
 from maskscope.report.load import find
 from maskscope.report.tables import print_runs
@@ -301,6 +301,54 @@ def test_masks_are_learned_again_when_what_replaces_has_changed(tmp_path):
         second, _ = run(a_study(replacement=donor, repeats=1), tmp_path)
     assert second != first
     assert Mask.load(folder.mask("left", 0), network()).origin.replaced != before.origin.replaced
+
+
+class TimeFirst(nn.Module):
+    """torch's own order of recurrent inputs: (time, batch, features)."""
+
+    def __init__(self):
+        super().__init__()
+        self.reader, self.output = nn.RNN(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.output(self.reader(x)[0][-1])
+
+
+def test_a_study_cuts_as_it_says_and_its_control_mask_too(tmp_path):
+    """Time first: what is cut is the second dimension; masks are those of the same data with the batch first."""
+    with seeded(0):
+        model, x = TimeFirst(), torch.randn(5, 16, 3)
+    y, parts = (x.sum((0, 2)) > 0).long(), []
+
+    def halves(batch, n):
+        parts.append(n)
+        return list(zip(batch[0].tensor_split(n, 1), batch[1].tensor_split(n), strict=True))
+
+    def lasting(network, batch):
+        assert len(batch[0]) == 5
+        return ms.cross_entropy(network, batch)
+
+    subtasks = {"sign": Subtask([(x, y)], [(x, y)], lasting), "opposite": Subtask([(x, 1 - y)], [(x, 1 - y)], lasting)}
+    results, folder = run(a_study(model=model, subtasks=subtasks, split=halves, repeats=1), tmp_path)
+    assert set(parts) == {2}
+    assert len(parts) == 3 * 12
+    assert results.accuracies
+
+    def first(network, batch):
+        return ms.cross_entropy(lambda inputs: network(inputs.transpose(0, 1)), batch)
+
+    batches = [(x.transpose(0, 1), y)]
+    options = {"schedule": a_study().schedule, "penalty": 1e-3, "seed": derive(0, "mask", "sign", 0)}
+    expected = ms.learn_mask(model, batches, first, layout=ms.layout(model), **options).mask
+    assert Mask.load(folder.mask("sign", 0), model) == expected
+
+
+def test_steps_in_pieces_and_with_little_memory_give_the_same_masks(tmp_path):
+    plain, _ = run(a_study(repeats=1), tmp_path / "plain")
+    sparing, _ = run(a_study(repeats=1, accumulate=2, low_memory=True), tmp_path / "sparing")
+    assert sparing.accuracies == plain.accuracies
+    with pytest.raises(ValueError, match="accumulate must be at least 1, got 0"):
+        a_study(accumulate=0)
 
 
 def test_a_density_is_hit(tmp_path):

@@ -38,6 +38,7 @@ from maskscope.models.twin import CopySecondHalf
 from maskscope.runs.own import OwnChoice, OwnData, OwnNetwork
 from maskscope.runs.results import ALL, HIDDEN
 from maskscope.runs.store import dumped, parsed
+from maskscope.study import Working
 
 FORMAT = 3
 """Raised when the same configuration gives other numbers than before; part of every run's hash."""
@@ -274,9 +275,9 @@ class Experiment:
         return found[self.data.subtasks.index(subtask)] if isinstance(found, tuple) else found
 
     @property
-    def autocast(self) -> torch.dtype | None:
-        """The type of products while masks are learned, if it is not the network's."""
-        return self.network.autocast if isinstance(self.network, OwnNetwork) else None
+    def working(self) -> Working:
+        """How steps of learning are worked."""
+        return self.network.working if isinstance(self.network, OwnNetwork) else Working()
 
     @property
     def gate(self) -> Gate:

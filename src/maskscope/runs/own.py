@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from maskscope.core.batches import Batch, Batches, stream
+from maskscope.core.batches import Batch, Batches, Split, stream
 from maskscope.core.gates import Gate
 from maskscope.core.layout import Layout, layout
 from maskscope.core.objectives import Metric, Network, Objective, weight_of
 from maskscope.core.replacement import Replacement
-from maskscope.study import ALL, Study
+from maskscope.study import ALL, Study, Working
 
 _KNOWN: dict[str, Study] = {}
 
@@ -103,9 +102,10 @@ class OwnNetwork:
         return {} if make is None else make(model, over)
 
     @property
-    def autocast(self) -> torch.dtype | None:
-        """As the study has it."""
-        return _study(self.source, self.study).autocast
+    def working(self) -> Working:
+        """As the study has it; its ``split`` cuts the control mask's batches too."""
+        found = _study(self.source, self.study).working
+        return found if found.split is None else found._replace(split=partial(_split, found.split))
 
     @property
     def gate(self) -> Gate:
@@ -119,6 +119,13 @@ class Turn:
 
     subtask: str
     batch: Batch
+
+
+def _split(split: Split, batch: Batch, parts: int) -> Sequence[Batch]:
+    """By the study's own function, which knows nothing of turns."""
+    if isinstance(batch, Turn):
+        return [Turn(batch.subtask, piece) for piece in split(batch.batch, parts)]
+    return split(batch, parts)
 
 
 @dataclass(frozen=True)

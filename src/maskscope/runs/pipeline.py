@@ -243,7 +243,8 @@ class Runner:
         model, over = (learner.model, learner.over) if control is None else learner.beside(control)
         loop = self._loop(f"mask of {name.subtask}" + (f", learned again ({name.seed})" if name.seed else ""))
         seed = derive(self.seed, "mask", name.subtask, name.seed)
-        logits = Logits(over, masking.schedule, self.device)
+        working = self.experiment.working
+        logits = Logits(over, masking.schedule, self.device, low_memory=working.low_memory)
         before = loop.resume(logits.restore)
         objective = data.objective(name.subtask)
         states = learning(
@@ -259,7 +260,7 @@ class Runner:
             seed=seed,
             resume=logits,
             kernel=self._kernel(learner.over, masking),
-            autocast=self.experiment.autocast,
+            **working._asdict(),
             cuda_graph=data.replayable,
         )
 

@@ -107,7 +107,7 @@ def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
         penalty=masking.penalty,
         density=masking.density,
         replacement=experiment.replacement(model, over),
-        autocast=experiment.autocast,
+        **experiment.working._asdict(),
     )
     timed_plain = _timed([plain] * (_WARM + _TIMED), device)
     itself = float(losses[0])
