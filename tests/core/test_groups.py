@@ -8,7 +8,7 @@ from torch import nn
 
 import zoo
 from maskscope.core.apply import applied, bake, masked
-from maskscope.core.granularity import PerBlock, PerWeight, View
+from maskscope.core.granularity import PerBlock, PerInput, PerOutput, PerWeight, View
 from maskscope.core.groups import PerHead, PerIndex, PerLayer, PerNeuron, Tied
 from maskscope.core.layout import layout
 from maskscope.core.learning.learn import learn_mask
@@ -321,3 +321,16 @@ def test_a_block_is_its_weights():
     assert torch.equal(first[:2, :2], first[:1, :1].expand(2, 2))
     with pytest.raises(ValueError, match=r"blocks of 4 x 4 do not divide '0\.weight' of shape \(4, 6\)"):
         layout(model, granularity=PerBlock(4, 4))
+
+
+def test_matrices_of_several_experts_have_no_known_outputs():
+    """(experts, out, in) in some networks, (experts, in, out) in others; single weights need not know."""
+    experts = nn.Module()
+    experts.gate_up_proj = nn.Parameter(torch.randn(4, 6, 3))
+    for grain in (PerOutput(), PerInput()):
+        with pytest.raises(
+            ValueError, match=r"which axis of 'gate_up_proj', of shape \(4, 6, 3\), are outputs is not known"
+        ):
+            layout(experts, granularity=grain)
+    assert layout(experts).units == 72
+    assert layout(nn.Conv1d(3, 6, 2), ["weight"], granularity=PerOutput()).units == 6

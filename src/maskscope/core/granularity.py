@@ -179,8 +179,18 @@ class PerTensor:
 
 
 def axes(site: Site) -> tuple[int, int]:
-    """The output and the input axis of a parameter's shape, which depend on the layer it belongs to."""
+    """The output and the input axis of a parameter's shape, which depend on the layer it belongs to.
+
+    Raises:
+        ValueError: Three axes and no convolution, such as the matrices of several experts in one tensor: some lay them out one way,
+            some the other.
+    """
     owner = site.owners[0]
+    if site.parameter.ndim == 3 and not (hasattr(owner, "kernel_size") or isinstance(owner, nn.Bilinear)):
+        raise ValueError(
+            f"which axis of {site.name!r}, of shape {tuple(site.parameter.shape)}, are outputs is not known ({type(owner).__name__} is no "
+            f"convolution); leave it out with '!{site.name}', or number its units with ms.PerIndex"
+        )
     transposed = nn.Embedding | nn.EmbeddingBag | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
     # Hugging Face's Conv1D (GPT-2) is a linear layer that stores (inputs, outputs).
     if isinstance(owner, transposed) or type(owner).__name__ == "Conv1D":

@@ -6,7 +6,7 @@ will do; these are the common ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-from maskscope.core.batches import Batch, size
+from maskscope.core.batches import Batch, Batches, size, stream
 
 IGNORED = -100
 """Label of positions that do not count: torch's own default."""
@@ -310,12 +310,15 @@ class Specific:
         return weight_of(self.objective, batch.own)
 
 
-def beside(own: Callable[[int], Batch], others: Callable[[int], Batch]) -> Callable[[int], Beside]:
+def beside(own: Batches, others: Batches) -> Batches:
     """Batches of a subtask with batches of other subtasks, for ``Specific``.
 
     Args:
-        own: A function of the step.
-        others: Another; its batches have as many examples.
+        own: As for ``learn_mask``.
+        others: Likewise; their batches have as many examples.
+
+    Returns:
+        A function of the step, if both are; else an iterable without end.
 
     Raises (when called):
         ValueError: Other numbers of examples: they are cut together.
@@ -324,14 +327,26 @@ def beside(own: Callable[[int], Batch], others: Callable[[int], Batch]) -> Calla
         >>> beside(lambda step: torch.ones(2), lambda step: torch.zeros(2))(0)
         Beside(own=tensor([1., 1.]), others=tensor([0., 0.]))
     """
+    if callable(own) and callable(others):
+        return lambda step: _both(own(step), others(step))
+    return _InTurn(own, others)
 
-    def both(step: int) -> Beside:
-        first, second = own(step), others(step)
-        if size(first) != size(second):
-            raise ValueError(f"a batch and that beside it are cut together: {size(first)} and {size(second)} examples")
-        return Beside(first, second)
 
-    return both
+@dataclass(frozen=True)
+class _InTurn:
+    """Both streams, each gone through again when it ends."""
+
+    own: Batches
+    others: Batches
+
+    def __iter__(self) -> Iterator[Beside]:
+        return map(_both, stream(self.own), stream(self.others))
+
+
+def _both(first: Batch, second: Batch) -> Beside:
+    if size(first) != size(second):
+        raise ValueError(f"a batch and that beside it are cut together: {size(first)} and {size(second)} examples")
+    return Beside(first, second)
 
 
 def weight_of(objective: Objective, batch: Batch) -> float:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from inspect import unwrap
+from itertools import islice
 
 import pytest
 import torch
@@ -118,6 +119,12 @@ def test_batches_beside_each_other_have_as_many_examples():
     with pytest.raises(ValueError, match="16 and 8 examples"):
         beside(batch_of, lambda step: batch_of(step, 8))(0)
     assert isinstance(beside(batch_of, batch_of)(0), Beside)
+    lists = beside([batch_of(0), batch_of(1)], [batch_of(5)])  # as of loaders
+    three = list(islice(lists, 3))
+    assert [torch.equal(pair.own[0], batch_of(step)[0]) for pair, step in zip(three, (0, 1, 0), strict=True)] == [
+        True
+    ] * 3
+    assert all(torch.equal(pair.others[0], batch_of(5)[0]) for pair in three)
 
 
 def fresh(model, over):
