@@ -1,7 +1,9 @@
 """Heads and neurons: what their mask removes is what removing them inside the network removes."""
 
 import warnings
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -334,3 +336,11 @@ def test_matrices_of_several_experts_have_no_known_outputs():
             layout(experts, granularity=grain)
     assert layout(experts).units == 72
     assert layout(nn.Conv1d(3, 6, 2), ["weight"], granularity=PerOutput()).units == 6
+
+
+def test_what_is_not_groups_or_numbers_says_what_is_expected():
+    """As users see it, without the run-time checks of the tests."""
+    with pytest.raises(TypeError, match=r"write Tied\(\(group,\)\) for one"):
+        Tied.__post_init__(SimpleNamespace(parts={"0.weight": View((2, 2), (2, 1))}))
+    with pytest.raises(TypeError, match=r"numbers of '0\.weight' are a tensor, got ndarray; torch\.as_tensor"):
+        PerIndex.__post_init__(SimpleNamespace(numbers={"0.weight": np.arange(4)}))

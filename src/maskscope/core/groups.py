@@ -216,6 +216,15 @@ class Tied:
     parts: tuple[Group, ...]
     kind: str = "unit"
 
+    def __post_init__(self) -> None:
+        """Check that it is a tuple of groups.
+
+        Raises:
+            TypeError: One group in place of several.
+        """
+        if isinstance(self.parts, Mapping):
+            raise TypeError("Tied takes a tuple of groups; write Tied((group,)) for one")
+
     def groups(self, model: nn.Module) -> Sequence[Group]:  # noqa: ARG002
         """As they were named."""
         return self.parts
@@ -226,6 +235,7 @@ class PerIndex:
     """Units anywhere: for each parameter that is masked, the number of the unit that each of its weights belongs to.
 
     Raises (when made or laid out):
+        TypeError: Numbers that are no tensors.
         ValueError: Numbers below 0, or a number up to the largest that no weight has; shapes that do not fit.
 
     Examples:
@@ -244,6 +254,11 @@ class PerIndex:
 
     def __post_init__(self) -> None:
         """Check that the numbers count."""
+        for name, numbers in self.numbers.items():
+            if not isinstance(numbers, Tensor):
+                raise TypeError(
+                    f"numbers of {name!r} are a tensor, got {type(numbers).__name__}; torch.as_tensor makes one"
+                )
         for group in self._parts():
             whole = not any(numbers.is_floating_point() for numbers in group.values())
             found = torch.cat([numbers.reshape(-1).long() for numbers in group.values()])
