@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -161,8 +163,24 @@ def study(
             _plan(item, place, len(seeds))
         return
     root = out / segment(file.stem)
-    _work([Job(item, seed, root, per_job, place, file.resolve()) for item in chosen for seed in seeds], jobs)
+    with _in_short(root):
+        _work([Job(item, seed, root, per_job, place, file.resolve()) for item in chosen for seed in seeds], jobs)
     _report_of(chosen, seeds, root, file.stem)
+
+
+@contextmanager
+def _in_short(root: Path) -> Generator[None]:
+    """What maskscope itself says of a study is shown without the way there; errors of the study's own code, or torch's, with it."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        *_, (last, _line) = traceback.walk_tb(error.__traceback__)
+        if not Path(last.f_code.co_filename).is_relative_to(Path(__file__).parent):
+            raise
+        path = root / "traceback.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+        raise Failure(f"{error.args[0] if error.args else error} (the traceback is in {path})") from None
 
 
 def _plan(item: Experiment, place: torch.device, seeds: int) -> None:

@@ -231,6 +231,22 @@ def test_tests_of_other_masks_are_not_believed(tmp_path):
     assert run(a_study(repeats=1), tmp_path)[0] == results
 
 
+def test_what_is_said_of_a_study_is_said_in_short(file, type_):
+    """The way there is in a file; an error of the study's own code keeps its traceback."""
+    text = file.read_text()
+    file.write_text(text.replace("penalty=1e-3, solved", 'select=["0.wieght"], penalty=1e-3, solved'))
+    code, _, err = type_("study", str(file), "--threads", "1")
+    assert code == 1
+    assert "'0.wieght' matches none of 4 parameter names; nearest: '0.weight'" in err
+    assert "Traceback" not in err
+    assert "KeyError" in Path("runs/study/traceback.txt").read_text()
+    other = file.with_name("other.py")
+    wrong = "test=[batch_of(which, 99, 64)], objective=lambda network, batch: {}[0])"
+    other.write_text(text.replace("test=[batch_of(which, 99, 64)])", wrong))
+    with pytest.raises(KeyError, match="0"):
+        type_("study", str(other), "--threads", "1")
+
+
 def test_another_network_is_noticed(tmp_path):
     first, _ = run(a_study(repeats=1), tmp_path)
     with pytest.warns(UserWarning, match=r"(has another network than before|learning the mask of .* again)"):
