@@ -52,8 +52,10 @@ weights = ms.Study(
     select=("*conv*",),
     schedule=replace(ms.FAST, steps=1500, init=4.0),
     penalty=3e-6,
+    repeats=3,
     ends=("conv1.weight",),
     chance=0.1,
+    solved=0.85,  # it has 89.7 % of animals right
 )
 
 channels = ms.Study(
@@ -67,4 +69,5 @@ channels = ms.Study(
     penalty=3e-4,
     ends=("conv1.weight",),
     chance=0.1,
+    solved=0.85,
 )
