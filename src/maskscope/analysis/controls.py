@@ -76,8 +76,7 @@ class ShuffledLabels:
 
     Examples:
         >>> import torch
-        >>> from maskscope.core.replacement import Replacement
-    from maskscope.core.objectives import cross_entropy
+        >>> from maskscope.core.objectives import cross_entropy
         >>> batch = (torch.eye(2) * 9, torch.tensor([0, 1]))
         >>> bool(ShuffledLabels(cross_entropy)(nn.Identity(), batch) > 5)
         True
@@ -185,8 +184,7 @@ def controls(
     Examples:
         >>> import torch
         >>> from maskscope.core.layout import layout
-        >>> from maskscope.core.replacement import Replacement
-    from maskscope.core.objectives import accuracy
+        >>> from maskscope.core.objectives import accuracy
         >>> model, tests = nn.Linear(2, 2), {"all": [(torch.eye(2), torch.tensor([0, 1]))]}
         >>> found = controls(model, Mask.full(layout(model)), tests, accuracy)
         >>> found[0].name, found[0].kept, len(found)

@@ -36,7 +36,7 @@ def evaluate(network: Network, batches: Iterable[Batch], metric: Metric) -> Scor
 
     Examples:
         >>> from maskscope.core.objectives import accuracy
-        >>> evaluate(nn.Identity(), [(torch.eye(2), torch.tensor([0, 0]))], accuracy)
+        >>> evaluate(torch.nn.Identity(), [(torch.eye(2), torch.tensor([0, 0]))], accuracy)
         Score(value=0.5, examples=2)
     """
     (score,) = _means(network, batches, lambda model, batch: _column(metric(model, batch)))
@@ -55,7 +55,7 @@ def evaluate_each(network: Network, batches: Iterable[Batch], metrics: Metric) -
         ValueError: No examples, or the metrics are not so many numbers per example.
 
     Examples:
-        >>> evaluate_each(nn.Identity(), [torch.tensor([[1.0, 0.0], [1.0, 1.0]])], lambda model, batch: model(batch))
+        >>> evaluate_each(torch.nn.Identity(), [torch.tensor([[1.0, 0.0], [1.0, 1.0]])], lambda model, batch: model(batch))
         (Score(value=1.0, examples=2), Score(value=0.5, examples=2))
     """
     return _means(network, batches, metrics)
