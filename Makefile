@@ -22,7 +22,7 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --warnings
-	$(BIN)/python -m pytest -q -n 2 -m "not slow" --jaxtyping-packages=maskscope,beartype.beartype
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow" --jaxtyping-packages=maskscope,beartype.beartype
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Long training runs; about 10 minutes on 2 cores.

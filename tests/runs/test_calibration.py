@@ -19,6 +19,9 @@ from maskscope.runs.significance import significance
 from maskscope.runs.store import folder_of
 
 
+pytestmark = pytest.mark.xdist_group("calibration")  # its networks are trained once, in one process
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("planted")
