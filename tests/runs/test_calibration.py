@@ -18,7 +18,6 @@ from maskscope.runs.pipeline import Runner
 from maskscope.runs.significance import significance
 from maskscope.runs.store import folder_of
 
-
 pytestmark = pytest.mark.xdist_group("calibration")  # its networks are trained once, in one process
 
 
