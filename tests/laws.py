@@ -2,9 +2,21 @@
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from maskscope.core.layout import Layout
 from maskscope.core.mask import Mask
+
+
+class Checkpointed(nn.Module):
+    """A network that runs again in backward."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return checkpoint(self.inner, x, use_reentrant=False)
 
 
 def some(over: Layout, seed: int = 0) -> Mask:

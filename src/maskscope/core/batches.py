@@ -101,9 +101,14 @@ def size(batch: Batch) -> int:
         >>> size(([torch.zeros(4), torch.zeros(2), torch.zeros(3)], torch.zeros(3)))
         3
     """
-    found = Counter(_sizes(batch)).most_common(1)
+    return _counted(batch)[0][0]
+
+
+def _counted(batch: Batch) -> list[tuple[int, int]]:
+    """Sizes of what may have one entry per example, each with how often it is found; the commonest first."""
+    found = Counter(_sizes(batch)).most_common()
     if found:
-        return found[0][0]
+        return found
     raise ValueError(
         f"no tensor with a batch dimension in this {type(batch).__name__}; a batch holds tensors, batch first (rows of a Hugging "
         'Face dataset become tensors by dataset.with_format("torch"))'
@@ -220,9 +225,8 @@ def _is_ragged(batch: Batch) -> bool:
 
 def _told(batch: Batch) -> int:
     """The number of examples; a warning where as many tensors say that it is another."""
-    whole = size(batch)
-    counts = Counter(_sizes(batch))
-    others = [other for other, count in counts.items() if other != whole and count == counts[whole]]
+    (whole, most), *rest = _counted(batch)
+    others = [other for other, count in rest if count == most]
     if others:
         warnings.warn(
             f"the tensors of this batch begin with different sizes: {', '.join(map(str, [whole, *others]))}. Taken for {whole} examples; "

@@ -391,14 +391,13 @@ def _known(model: nn.Module, groups: Sequence[Group]) -> list[dict[str, View | I
         KeyError: A name that the network does not have.
         ValueError: Two names of one parameter.
     """
-    first = {name: site.name for site in selection.sites(model) for name in site.names}
+    everything = selection.sites(model)
+    first = {name: site.name for site in everything for name in site.names}
     found: list[dict[str, View | Index]] = []
     for group in groups:
         unknown = next((name for name in group if name not in first), None)
         if unknown is not None:
-            raise KeyError(
-                f"{unknown!r} matches none of {len(first)} parameter names; nearest: {selection.nearest(unknown, first)}"
-            )
+            raise KeyError(selection.nothing_matches(unknown, everything))
         named = {first[name]: laid for name, laid in group.items()}
         if len(named) < len(group):
             raise ValueError(f"two of {list(group)} are names of one parameter; units of it are told once")

@@ -208,7 +208,7 @@ def select(model: nn.Module, patterns: Sequence[Pattern] | None = None) -> Selec
     rules = [_Rule.of(pattern) for pattern in patterns or ()]
     for rule in rules:
         if not any(_matches(rule.pattern, site) for site in everything):
-            raise KeyError(_nothing_matches(rule.pattern, everything))
+            raise KeyError(nothing_matches(rule.pattern, everything))
     chosen: list[Site] = []
     left_out: list[LeftOut] = []
     for site in everything:
@@ -261,7 +261,8 @@ def _reason(site: Site, rules: Sequence[_Rule]) -> str | None:
     return reason
 
 
-def _nothing_matches(rule: Pattern, everything: Sequence[Site]) -> str:
+def nothing_matches(rule: Pattern, everything: Sequence[Site]) -> str:
+    """What to say of a pattern or a name that the network does not have: with what is nearest to it."""
     names = [name for site in everything for name in site.names]
     types = sorted({type(owner).__name__ for site in everything for owner in site.owners})
     if isinstance(rule, type):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
+from laws import Checkpointed
 from maskscope.core.gates import GumbelSigmoid, HardConcrete
 from maskscope.core.granularity import PerOutput
 from maskscope.core.layout import layout
@@ -110,19 +110,11 @@ def naive_gradient(model, over, samples):
 
 
 def test_gradient_checkpointing_gives_the_same_gradient(model):
-    class Checkpointed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = model
-
-        def forward(self, x):
-            return checkpoint(self.inner, x, use_reentrant=False)
-
     class Plain(Checkpointed):
         def forward(self, x):
             return self.inner(x)
 
-    plain, saving = Plain(), Checkpointed()
+    plain, saving = Plain(model), Checkpointed(model)
     assert torch.equal(gradient(saving, layout(saving), 2), gradient(plain, layout(plain), 2))
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 import zoo
+from laws import Checkpointed
 from maskscope.core.layout import layout
 from maskscope.core.learning.learn import learn_mask, learning
 from maskscope.core.learning.schedules import Schedule
@@ -46,15 +46,7 @@ def test_a_term_about_the_complement_is_refused_with_checkpointing():
         inner = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
         batch = (torch.randn(8, 4), torch.randint(0, 3, (8,)))
 
-    class Checkpointed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x):
-            return checkpoint(self.inner, x, use_reentrant=False)
-
-    model, objective = Checkpointed(), Complete(cross_entropy, failed=5.0)
+    model, objective = Checkpointed(inner), Complete(cross_entropy, failed=5.0)
     with pytest.raises(RuntimeError, match=r"network\.complement cannot be used with gradient checkpointing"):
         learn_mask(model, [batch], objective, schedule=ONE)
     (state,) = learning(inner, [batch], objective, layout=layout(inner), schedule=ONE)
