@@ -10,6 +10,7 @@ from itertools import combinations
 from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, percent
+from maskscope.runs.dissociation import LOST, SPARED, Dissociation, dissociations
 from maskscope.runs.estimates import accuracy, reuse_in
 from maskscope.runs.experiment import Experiment
 from maskscope.runs.properties import Reused, reused, specialized
@@ -34,12 +35,6 @@ class Verdict:
     reuse: Reuse | None
     """Where sharing is the question. In the hidden layers: the first and last layer differ by construction where subtasks have inputs of their own."""
 
-
-SPARED = 0.9
-"""Below this share of its accuracy a subtask counts as harmed by the removal of another's weights."""
-
-_LOST = 0.5
-"""Damage from which a single subtask counts as lost without its mask's weights."""
 
 _NEARLY_ALL = 0.9
 """Chance of an overlap above which there is nothing left to compare."""
@@ -71,7 +66,7 @@ def _place(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     alone, without, random = (
         accuracy(results, kind, subtask, subtask) for kind in ("mask", "complement", "random mask")
     )
-    served, needed = found.sufficiency.mean >= SPARED, found.necessity.mean >= _LOST
+    served, needed = found.sufficiency.mean >= SPARED, found.necessity.mean >= LOST
     finding: Place = "cannot tell" if warned or not served else "found" if needed else "found, but not alone"
     headline = {
         "found": f"The mask holds what {subtask} needs: alone it serves it, without it the network fails",
@@ -216,7 +211,29 @@ def _ablation_words(experiment: Experiment, results: Sequence[SeedResults]) -> s
         f"A mask alone serves its own subtask in {own_mask:.1%} of cases and the other in {other_mask:.1%}. Without the "
         f"mask's weights its own is right in {own_without:.1%} and the other in {other_without:.1%}"
         f"{'' if math.isnan(own_open) else only_hidden}.{_special_words(experiment, results)}"
+        f"{_dissociation_words(dissociations(experiment, results))}"
     )
+
+
+def _dissociation_words(found: Sequence[Dissociation]) -> str:
+    """Whether each subtask has weights that it alone needs; nothing where that was not measured."""
+    if not found:
+        return ""
+    pairs = list(zip(found[::2], found[1::2], strict=True))
+    double = [f"{first.lost} and {first.spared}" for first, second in pairs if first.holds and second.holds]
+    if len(pairs) > 1:
+        own, other = (_mean(part) for part in ((item.own for item in found), (item.other for item in found)))
+        doubly = f"; a double dissociation of {', '.join(double)}" if double else ""
+        return (
+            f" Without the weights that one mask keeps and another does not, its own subtask is right in {own:.1%} and that other "
+            f"in {other:.1%}{doubly}."
+        )
+    each = "; ".join(
+        f"without those of {item.lost} alone ({item.share:.1%} of the masked weights) {item.lost} is right in {item.own.mean:.1%} "
+        f"and {item.spared} in {item.other.mean:.1%}"
+        for item in found
+    )
+    return f" Of the weights that one mask keeps and the other does not: {each}{', a double dissociation' if double else ''}."
 
 
 def _special_words(experiment: Experiment, results: Sequence[SeedResults]) -> str:
