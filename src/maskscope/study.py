@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskscope.core.batches import Batch, Batches, Split
 from maskscope.core.gates import Gate, GumbelSigmoid
@@ -23,6 +23,10 @@ from maskscope.core.select import Pattern
 
 ALL = "all"
 """All subtasks together: what the control mask is learned on."""
+
+
+Initial: TypeAlias = Callable[[nn.Module, Layout, Batches, Objective], Tensor]
+"""Where each unit's logit begins, (units,), of a network, its layout, the batches of a mask and their objective."""
 
 
 class Working(NamedTuple):
@@ -122,6 +126,8 @@ class Study:
     """As for ``learn_mask``."""
     density: float | None = None
     """As for ``learn_mask``: share of the units to keep."""
+    initial: Initial | None = None
+    """Where logits begin: such as ``maskscope.analysis.scores.InTurn()``. Default: all at ``schedule.init``."""
     replacement: Callable[[nn.Module, Layout], Replacement] | None = None
     """What removed weights become, in learning and in tests, from the network and the layout: such as
     ``maskscope.core.replacement.means``. Default: zero."""
@@ -159,6 +165,11 @@ class Study:
             raise ValueError(f"repeats must be at least 1 and chance in [0, 1), got {self.repeats=}, {self.chance=}")
         if self.accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, got {self.accumulate}")
+        if self.initial is not None and not callable(self.initial):
+            raise TypeError(
+                f"initial takes a function (network, layout, batches, objective) -> logits, such as "
+                f"ms.analysis.scores.InTurn(), got {type(self.initial).__name__}"
+            )
         if not isinstance(self.model, nn.Module) and not callable(self.model):
             raise TypeError(f"model takes a network or a function of a seed, got {type(self.model).__name__}")
 

@@ -9,6 +9,7 @@ from torch.nn.utils import prune
 
 import zoo
 from maskscope.analysis.scores import (
+    InTurn,
     at_random,
     best,
     fisher,
@@ -20,6 +21,8 @@ from maskscope.core.apply import bake, masked
 from maskscope.core.granularity import PerOutput, PerWeight
 from maskscope.core.groups import PerHead
 from maskscope.core.layout import layout
+from maskscope.core.learning.learn import learning
+from maskscope.core.learning.schedules import Schedule
 from maskscope.core.mask import Mask
 from maskscope.core.objectives import cross_entropy
 from maskscope.core.seeded import seeded
@@ -127,3 +130,33 @@ def test_bad_scores_are_refused(model):
     with pytest.raises(ValueError, match="no batches"):
         gradient_times_weight(model, [], cross_entropy, over)
     assert best(over, torch.zeros(80), 0.0) == Mask.empty(over)
+
+
+def test_units_leave_in_the_order_of_their_scores(model):
+    over = layout(model)
+    begin = InTurn(first=2.0, last=8.0, batches=2)(model, over, BATCHES, cross_entropy)
+    scores = fisher(model, BATCHES, cross_entropy, over)
+    assert (begin.min(), begin.max()) == (2.0, 8.0)
+    assert torch.equal(torch.argsort(begin), torch.argsort(scores, stable=True))
+    states = learning(
+        model,
+        BATCHES[:1],
+        lambda network, batch: 0 * cross_entropy(network, batch),  # nothing speaks for any: the penalty alone
+        layout=over,
+        initial=begin,
+        schedule=Schedule(steps=60, samples=1, learning_rate=0.1, warmup=0.0, settled=None),
+        penalty=1.0,
+    )
+    kept = [int((state.logits.values > 0).sum()) for state in states]
+    left = -torch.tensor([over.units, *kept]).diff()
+    assert kept[-1] < over.units / 2
+    assert left.max() <= 2 + over.units * 0.1 / 6  # a step moves a tenth of a logit, of six they are spread over
+
+
+def test_it_looks_at_a_few_batches_of_those_that_come(model):
+    asked = []
+    InTurn(batches=3)(model, layout(model), lambda step: asked.append(step) or BATCHES[0], cross_entropy)
+    assert asked == [0, 1, 2]
+    for settings in ({"batches": 0}, {"first": 3.0, "last": 2.0}):
+        with pytest.raises(ValueError, match="at least 1 batch and first <= last"):
+            InTurn(**settings)

@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import nn
 
 import maskscope as ms
+from maskscope.analysis.scores import InTurn
 from maskscope.core.device import CPU
 from maskscope.core.mask import Mask
 from maskscope.core.replacement import means
@@ -130,6 +131,50 @@ def test_a_file_is_read_planned_run_and_reported_from_the_command_line(file, typ
     code, _, err = type_("study", "nowhere.py")
     assert code == 1
     assert "nowhere.py; it is a Python file" in err
+
+
+def test_a_study_says_where_logits_begin(tmp_path):
+    asked = []
+
+    def evens(model, over, batches, objective):
+        asked.append(objective(model, batches(0)).detach())
+        return torch.where(torch.arange(over.units) % 2 == 0, 6.0, -6.0)
+
+    schedule = ms.Schedule(steps=4, samples=2, settled=None, learning_rate=0.01)
+    study = a_study(initial=evens, schedule=schedule)
+    _, folder = run(study, tmp_path)
+    assert len(asked) == 5  # every mask
+    mask = ms.Mask.load(folder.mask("left", 0), study.network(0))
+    assert torch.equal(mask.kept, torch.arange(mask.layout.units) % 2 == 0)
+    assert json.loads((folder.path / "config.json").read_text())["masking"]["initial"] == "evens"
+    assert (
+        experiment_of(study).digest == experiment_of(study).digest != experiment_of(a_study(schedule=schedule)).digest
+    )
+    in_turn = experiment_of(a_study(initial=InTurn())).masking
+    assert in_turn.initial == "InTurn(first=2.0, last=32.0, batches=6)"
+    run(a_study(initial=InTurn(batches=1)), tmp_path)  # of the control mask's batches too
+    with pytest.raises(TypeError, match="initial"):
+        a_study(initial=torch.zeros(192))
+
+
+def test_logits_begin_once_where_learning_is_interrupted(tmp_path):
+    asked = []
+
+    def begin(model, over, batches, objective):
+        asked.append(over.units)
+        return torch.full((over.units,), 3.0)
+
+    def stop(tick):
+        if "left" in tick.phase and tick.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(a_study(initial=begin), tmp_path / "a", stop)
+    before = len(asked)
+    results, _ = run(a_study(initial=begin), tmp_path / "a")
+    assert len(asked) == 5
+    assert before == 2
+    assert results.sizes == run(a_study(initial=begin), tmp_path / "b")[0].sizes
 
 
 def test_a_report_needs_no_file(tmp_path):

@@ -7,6 +7,8 @@ unit switches, over tied parameters too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -14,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskscope.core.apply import with_weights
-from maskscope.core.batches import Batch, size
+from maskscope.core.batches import Batch, Batches, size, stream
 from maskscope.core.device import device_of, onto
 from maskscope.core.layout import Layout, gated
 from maskscope.core.mask import Mask, Origin
@@ -212,6 +214,55 @@ def ranked(over: Layout, scores: Float[Tensor, " units"], shares: Sequence[float
         kept = torch.zeros(over.units, dtype=torch.bool)
         kept[order[: round(share * over.units)]] = True
         yield Mask.of(over, kept, Origin(label=f"best {share:.1%}"))
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Where logits begin, so that a penalty makes units leave one after another, those whose removal seems to matter least first.
+
+    From equal first logits all units that nothing speaks for come through 1/2 together; samples of the mask then remove half of
+    them at random, and a deep network that cannot bear that has lost the function which the mask is to find. The order is that of
+    ``fisher``: of their squared gradients times weights, on a few batches that the mask learns from.
+
+    Raises:
+        ValueError: No batches, or logits that do not rise.
+
+    Examples:
+        >>> from maskscope.core.layout import layout
+        >>> model, loss = nn.Linear(3, 1, bias=False), lambda network, x: network(x).sum()
+        >>> _ = model.weight.data.copy_(torch.tensor([[2.0, -3.0, 1.0]]))
+        >>> InTurn(first=2.0, last=4.0)(model, layout(model), [torch.ones(1, 3)], loss)
+        tensor([3., 4., 2.])
+    """
+
+    first: float = 2.0
+    """Logit of the unit that leaves first."""
+    last: float = 32.0
+    """Of the one that leaves last: the learning rate times the steps over which units are to leave, more than that. So many
+    steps must be left to learn in: ``Schedule(steps=300, learning_rate=0.2)`` moves a logit by 50 at most."""
+    batches: int = 6
+    """How many batches are looked at."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.batches < 1 or not self.first <= self.last:
+            raise ValueError(f"expected at least 1 batch and first <= last, got {self}")
+
+    def __call__(
+        self, model: nn.Module, over: Layout, batches: Batches, objective: Objective
+    ) -> Float[Tensor, " units"]:
+        """Logits to begin at: ``learn_mask(..., initial=)``.
+
+        Args:
+            model: The network.
+            over: Its units.
+            batches: What the mask learns from.
+            objective: Its mean loss.
+        """
+        scores = fisher(model, islice(stream(batches), self.batches), objective, over)
+        order = torch.empty(over.units, dtype=torch.float32)
+        order[torch.argsort(scores, stable=True)] = torch.linspace(self.first, self.last, over.units)
+        return order
 
 
 def _check(over: Layout, scores: Tensor, share: float) -> None:

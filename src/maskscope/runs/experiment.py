@@ -38,7 +38,7 @@ from maskscope.models.twin import CopySecondHalf
 from maskscope.runs.own import OwnChoice, OwnData, OwnNetwork
 from maskscope.runs.results import ALL, HIDDEN
 from maskscope.runs.store import dumped, parsed
-from maskscope.study import Working
+from maskscope.study import Initial, Working
 
 FORMAT = 3
 """Raised when the same configuration gives other numbers than before; part of every run's hash."""
@@ -162,6 +162,8 @@ class Masking:
     """A control: each example has another's labels."""
     density: float | None = None
     """Share of the units to keep; None: as many as the penalty leaves."""
+    initial: str = ""
+    """Where logits begin, if not all at ``schedule.init``: what a study has for it, in words."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -275,6 +277,11 @@ class Experiment:
         return found[self.data.subtasks.index(subtask)] if isinstance(found, tuple) else found
 
     @property
+    def initial(self) -> Initial | None:
+        """Where logits begin: all at the schedule's, unless a study says otherwise."""
+        return self.network.initial if isinstance(self.network, OwnNetwork) else None
+
+    @property
     def working(self) -> Working:
         """How steps of learning are worked."""
         return self.network.working if isinstance(self.network, OwnNetwork) else Working()
@@ -300,7 +307,7 @@ class Experiment:
 _LATER: dict[str, dict[str, object]] = {
     "": {"gradients": []},
     "training": {"optimizer": json.loads(dumped(Adam())), "warmup": 0, "milestones": []},
-    "masking": {"from_control": [], "shuffled_labels": False, "density": None},
+    "masking": {"from_control": [], "shuffled_labels": False, "density": None, "initial": ""},
     "network": {"start": "torch"},
 }
 """Settings that came after ``FORMAT``: while they hold these values they are no part of a hash, so that older runs stay found."""

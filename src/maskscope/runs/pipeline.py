@@ -246,11 +246,13 @@ class Runner:
         working = self.experiment.working
         logits = Logits(over, masking.schedule, self.device, low_memory=working.low_memory)
         before = loop.resume(logits.restore)
-        objective = data.objective(name.subtask)
+        objective, batches = data.objective(name.subtask), self._batches(name, masking, seed)
+        objective = ShuffledLabels(objective) if masking.shuffled_labels else objective
+        begin = None if logits.step else self.experiment.initial
         states = learning(
             model,
-            self._batches(name, masking, seed),
-            ShuffledLabels(objective) if masking.shuffled_labels else objective,
+            batches,
+            objective,
             layout=over,
             gate=gate,
             schedule=masking.schedule,
@@ -259,6 +261,7 @@ class Runner:
             replacement=learner.replacement,
             seed=seed,
             resume=logits,
+            initial=None if begin is None else begin(model, over, batches, objective),
             kernel=self._kernel(learner.over, masking),
             **working._asdict(),
             cuda_graph=data.replayable,

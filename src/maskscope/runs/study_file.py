@@ -8,7 +8,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +99,7 @@ def experiment(study: Study, source: str) -> Experiment:
         select=tuple(item if isinstance(item, str) else f"type:{item.__name__}" for item in study.select or ()),
         repeats=study.repeats,
         density=study.density,
+        initial="" if study.initial is None else _named(study.initial),
     )
     return Experiment(
         name="study",
@@ -115,6 +116,11 @@ def _chance(study: Study) -> float | tuple[float, ...]:
     if isinstance(study.chance, Mapping):
         return tuple(study.chance[name] for name in study.subtasks)
     return study.chance
+
+
+def _named(choice: object) -> str:
+    """A function or a value, the same text each time."""
+    return repr(choice) if is_dataclass(choice) else str(getattr(choice, "__name__", type(choice).__name__))
 
 
 _GATES = (GumbelSigmoid, HardConcrete, Sigmoid, TopK)
