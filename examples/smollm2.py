@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import maskscope as ms
+from maskscope.analysis.scores import InTurn
 from maskscope.core.objectives import IGNORED, MinimalPairs, Network
 from maskscope.locate import find, missing
 
@@ -140,9 +141,9 @@ def pairs(ability: str, *, test: bool) -> tuple[Pair, ...]:
     return tuple(short)
 
 
-def batch(ability: str, step: int) -> tuple[Tensor, Tensor]:
-    """Pairs to learn from, other ones at each step."""
-    return encoded(random.Random(f"{ability} {step}").sample(pairs(ability, test=False), PAIRS), ONLY.get(ability))
+def batch(ability: str, step: int, count: int = PAIRS) -> tuple[Tensor, Tensor]:
+    """So many pairs to learn from, other ones at each step."""
+    return encoded(random.Random(f"{ability} {step}").sample(pairs(ability, test=False), count), ONLY.get(ability))
 
 
 def tests(ability: str) -> list[tuple[Tensor, Tensor]]:
@@ -151,10 +152,10 @@ def tests(ability: str) -> list[tuple[Tensor, Tensor]]:
     return [encoded(some[start : start + 32], ONLY.get(ability)) for start in range(0, len(some), 32)]
 
 
-def subtask(ability: str) -> ms.Subtask:
-    """An ability as a subtask."""
+def subtask(ability: str, count: int = PAIRS) -> ms.Subtask:
+    """An ability as a subtask, learned from so many pairs a step."""
     return ms.Subtask(
-        learn=partial(batch, ability), test=partial(tests, ability), objective=PREFER, metric=PREFER.right
+        learn=partial(batch, ability, count=count), test=partial(tests, ability), objective=PREFER, metric=PREFER.right
     )
 
 
@@ -174,11 +175,13 @@ weights = ms.Study(
     name="weights",
     title="SmolLM2-135M, weights of attention",
     model=network,
-    subtasks={ability: subtask(ability) for ability in SETS},
+    subtasks={ability: subtask(ability, 2 * PAIRS) for ability in SETS},
     select=("*self_attn*",),  # 26.5 M weights: queries, keys, values and outputs
-    # With a first logit of 2 a sample removes 12 % of all weights at random, which alone leaves the network at chance; with 4, 1.8 %.
-    schedule=ms.Schedule(steps=300, samples=1, learning_rate=0.2, settled=None, init=4.0),
-    penalty=1e-6,
+    # From equal logits all weights come through 1/2 together; a network with half of attention removed at random has lost the ability,
+    # and mostly does not find it again. So they leave in turn, and two samples a step see eight pairs each.
+    initial=InTurn(),
+    schedule=ms.Schedule(steps=300, samples=2, learning_rate=0.2, decay=0.3, settled=None),
+    penalty=3e-7,
     chance=0.5,
     solved=0.85,
 )
