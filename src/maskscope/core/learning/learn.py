@@ -126,8 +126,8 @@ def learning(
         low_memory: Keep nothing that can be computed again, 4 bytes a masked weight less; slower, the same mask.
         cuda_graph: On a GPU, capture a step and replay it: several times faster where steps are short. For objectives that do
             the same each time; what they do in Python beside calling the network is done for the first steps only.
-        initial: Where each unit's logit begins, (units,), such as ``learned.logits`` of a mask like it. Default: all at
-            ``schedule.init``.
+        initial: Where each unit's logit begins, (units,), such as ``learned.logits`` of a mask like it, or what
+            ``maskscope.analysis.scores.InTurn`` makes of scores. Default: all at ``schedule.init``.
         replacement: What removed weights become, by parameter (``maskscope.core.replacement``). Default: zero.
         accumulate: Pieces that each part of a batch is cut into again, one after another: less memory for activations, the same
             mask but for rounding.
@@ -249,8 +249,8 @@ def learn_mask(
         low_memory: Keep nothing that can be computed again, 4 bytes a masked weight less; slower, the same mask.
         cuda_graph: On a GPU, capture a step and replay it: several times faster where steps are short. For objectives that do
             the same each time; what they do in Python beside calling the network is done for the first steps only.
-        initial: Where each unit's logit begins, (units,), such as ``learned.logits`` of a mask like it. Default: all at
-            ``schedule.init``.
+        initial: Where each unit's logit begins, (units,), such as ``learned.logits`` of a mask like it, or what
+            ``maskscope.analysis.scores.InTurn`` makes of scores. Default: all at ``schedule.init``.
         replacement: What removed weights become, by parameter (``maskscope.core.replacement``). Default: zero.
         accumulate: Pieces that each part of a batch is cut into again, one after another: less memory for activations, the same
             mask but for rounding.
