@@ -165,6 +165,22 @@ def test_masks_of_every_grain_are_learned(study, model, blimp, grain):
     assert alone > inverted
 
 
+@pytest.mark.parametrize("begin", ["equal", "random", "fisher"])
+def test_how_a_mask_fares_is_told_on_pairs_that_it_does_not_see(study, model, blimp, monkeypatch, begin):
+    monkeypatch.setattr(study, "network", lambda: model)
+    beginning = example("smollm2_begin")
+    settings = beginning.Settings(begin=begin, samples=2, steps=5, every=2, json=blimp / "runs.jsonl")
+    kept_out = {tuple(good) for good, _ in study.pairs("agreement", test=False)[: beginning.KEPT_OUT]}
+    seen, _ = beginning.batch(settings, 3)
+    assert len(seen) == 2 * study.PAIRS
+    assert not kept_out & {tuple(good[good != study.START].tolist()) for good in seen[:, 0]}
+    beginning.main(settings)
+    (line,) = (blimp / "runs.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert [item["step"] for item in record["tries"]] == [2, 4, 5]
+    assert all(0 <= item["right"] <= 1 and 0 < item["kept"] <= 1 for item in record["tries"])
+
+
 @pytest.mark.parametrize("shape", [(4, 5), (4, 3, 5)])
 def test_what_is_not_pairs_is_refused(shape):
     with pytest.raises(ValueError, match=r"minimal pairs need targets of shape \(pairs, 2, positions\), got"):
