@@ -14,7 +14,7 @@ from maskscope.analysis.intervals import Interval, nested
 from maskscope.analysis.modularity import SHARED_ABOVE, Estimate, estimate
 from maskscope.analysis.number import Number
 from maskscope.analysis.specialize import left
-from maskscope.runs.estimates import reuse_in
+from maskscope.runs.estimates import accuracies, reuse_in
 from maskscope.runs.experiment import Experiment
 from maskscope.runs.results import ENDS, PairAccuracy, SeedResults
 
@@ -93,10 +93,8 @@ def _damages(
     subtask: str,
     mine: Callable[[SeedResults, str], Iterator[PairAccuracy]],
 ) -> list[float]:
-    full = [item.value for item in result.accuracies if (item.network, item.subtask) == ("full network", subtask)]
-    return [
-        1 - left(item.value, whole, experiment.chance(subtask)) for whole in full[:1] for item in mine(result, subtask)
-    ]
+    (full,) = accuracies([result], "full network", subtask)
+    return [1 - left(item.value, full, experiment.chance(subtask)) for item in mine(result, subtask)]
 
 
 def _masked_weights(result: SeedResults) -> int:

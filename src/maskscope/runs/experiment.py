@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
+from maskscope.core.batches import Batches
 from maskscope.core.channels import PerChannel
 from maskscope.core.gates import Gate, GumbelSigmoid, HardConcrete, Sigmoid, TopK
 from maskscope.core.granularity import PerBlock, PerInput, PerOutput, PerTensor, PerWeight
@@ -20,6 +21,7 @@ from maskscope.core.groups import PerHead, PerLayer, PerNeuron
 from maskscope.core.layout import Layout, layout
 from maskscope.core.learning.learn import PENALTY
 from maskscope.core.learning.schedules import FAST, Schedule
+from maskscope.core.objectives import Objective
 from maskscope.core.replacement import Replacement
 from maskscope.data.add_mul import AddMul
 from maskscope.data.cifar10 import ClassPairs, ClassRemoval
@@ -38,7 +40,7 @@ from maskscope.models.twin import CopySecondHalf
 from maskscope.runs.own import OwnChoice, OwnData, OwnNetwork
 from maskscope.runs.results import ALL, HIDDEN
 from maskscope.runs.store import dumped, parsed
-from maskscope.study import Initial, Working
+from maskscope.study import Working
 
 FORMAT = 3
 """Raised when the same configuration gives other numbers than before; part of every run's hash."""
@@ -276,10 +278,11 @@ class Experiment:
         found = self.data.chance
         return found[self.data.subtasks.index(subtask)] if isinstance(found, tuple) else found
 
-    @property
-    def initial(self) -> Initial | None:
+    def initial(self, model: nn.Module, over: Layout, batches: Batches, objective: Objective) -> Tensor | None:
         """Where logits begin: all at the schedule's, unless a study says otherwise."""
-        return self.network.initial if isinstance(self.network, OwnNetwork) else None
+        if isinstance(self.network, OwnNetwork):
+            return self.network.initial(model, over, batches, objective)
+        return None
 
     @property
     def working(self) -> Working:

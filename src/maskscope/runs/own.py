@@ -18,7 +18,7 @@ from maskscope.core.gates import Gate
 from maskscope.core.layout import Layout, layout
 from maskscope.core.objectives import Metric, Network, Objective, weight_of
 from maskscope.core.replacement import Replacement
-from maskscope.study import ALL, Initial, Study, Working
+from maskscope.study import ALL, Study, Working
 
 _KNOWN: dict[str, Study] = {}
 
@@ -101,10 +101,10 @@ class OwnNetwork:
         make = _study(self.source, self.study).replacement
         return {} if make is None else make(model, over)
 
-    @property
-    def initial(self) -> Initial | None:
-        """Where logits begin, as the study has it."""
-        return _study(self.source, self.study).initial
+    def initial(self, model: nn.Module, over: Layout, batches: Batches, objective: Objective) -> Tensor | None:
+        """Where logits begin."""
+        make = _study(self.source, self.study).initial
+        return None if make is None else make(model, over, batches, objective)
 
     @property
     def working(self) -> Working:

@@ -248,7 +248,7 @@ class Runner:
         before = loop.resume(logits.restore)
         objective, batches = data.objective(name.subtask), self._batches(name, masking, seed)
         objective = ShuffledLabels(objective) if masking.shuffled_labels else objective
-        begin = None if logits.step else self.experiment.initial
+        initial = None if logits.step else self.experiment.initial(model, over, batches, objective)
         states = learning(
             model,
             batches,
@@ -261,7 +261,7 @@ class Runner:
             replacement=learner.replacement,
             seed=seed,
             resume=logits,
-            initial=None if begin is None else begin(model, over, batches, objective),
+            initial=initial,
             kernel=self._kernel(learner.over, masking),
             **working._asdict(),
             cuda_graph=data.replayable,

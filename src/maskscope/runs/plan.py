@@ -97,12 +97,11 @@ def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
         losses.append(next(states).loss)
 
     turns = stream(batches)
-    begin = experiment.initial
     states = learning(
         model,
         batches,
         objective,
-        initial=None if begin is None else begin(model, over, batches, objective),
+        initial=experiment.initial(model, over, batches, objective),
         layout=over,
         gate=experiment.gate,
         schedule=schedule,
