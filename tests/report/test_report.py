@@ -15,13 +15,13 @@ from torch import nn
 import tiny
 from maskscope.core.layout import layout
 from maskscope.core.mask import Mask
-from maskscope.report import charts
+from maskscope.report import charts, shared_charts
 from maskscope.report.collect import collect
-from maskscope.report.figures import PICTURE, picture
+from maskscope.report.figures import PICTURE, picture, rendered
 from maskscope.report.html import write_report
 from maskscope.report.load import Found, find
 from maskscope.report.page import write_page
-from maskscope.report.paper import write_figures
+from maskscope.report.paper import drawn, write_figures
 from maskscope.report.shared_tables import table_overlap, table_shares
 from maskscope.report.tables import print_runs, table_one, table_outcomes
 from maskscope.runs.estimates import accuracy
@@ -186,6 +186,22 @@ def test_charts_are_written_for_a_paper(both, tmp_path):
     assert len(written) == 3 * (2 + 2 * 6)
     with pytest.raises(ValueError, match="nothing to draw yet"):
         write_figures(Found((), ()), tmp_path)
+
+
+def test_charts_of_many_subtasks_fit_on_paper_and_name_what_they_show():
+    """A label that leaves no room for its axes is a warning, and so an error here."""
+    (run,) = find(Path(__file__).parents[2] / "results" / "cifar10" / "standard" / "cnn-no-dropout").runs
+    for chart in shared_charts.of_run(run):
+        drawn(chart).savefig(io.BytesIO(), bbox_inches="tight")
+    served = shared_charts.served(run)
+    names = [str(name) for name in served.panels[1].series[0].y]
+    assert names[:2] == ["all 10", "all but: without bird"]
+    assert len({*names}) == len(names)
+    bars = rendered(served).data[1]
+    assert (bars.orientation, bars.x[0]) == ("h", run.results[0].serving[0].sets[0].units)
+    shown = rendered(served).layout.yaxis2
+    assert shown.showticklabels
+    assert shown.autorange == "reversed"
 
 
 def test_collected_results_are_small_and_are_read_as_the_runs_are(both, tmp_path):

@@ -41,6 +41,7 @@ class Panel:
     title: str = ""
     x_axis: Axis = "linear"
     y_axis: Axis = "linear"
+    """Of names, the first one on top; panels beside each other that both have names have the same."""
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
 
@@ -74,6 +75,11 @@ class Chart:
     panels: tuple[Panel | Heat, ...]
     height: int = 380
     """In pixels, on a page."""
+
+    def tells_names(self, i: int) -> bool:
+        """Whether a panel has to say the names of its y axis: the one to its left does not."""
+        left = self.panels[i - 1] if i else None
+        return not (isinstance(left, Panel) and left.y_axis == "names")
 
 
 def means(values: Iterable[Estimate]) -> tuple[float, ...]:

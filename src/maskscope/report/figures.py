@@ -35,11 +35,12 @@ def rendered(chart: Chart) -> go.Figure:
             figure.update_yaxes(title=panel.y, row=1, col=column, automargin=True, autorange="reversed")
             continue
         for series in panel.series:
-            trace = _bars(series) if series.style == "bars" else _scatter(series, across=panel.y_axis == "names")
+            across = panel.y_axis == "names"
+            trace = _bars(series, across=across) if series.style == "bars" else _scatter(series, across=across)
             trace.update(name=series.name, legendgroup=series.name, showlegend=series.name not in shown)
             shown.add(series.name)
             figure.add_trace(trace, row=1, col=column)
-        _axes(figure, panel, column)
+        _axes(figure, panel, column, named=chart.tells_names(column - 1))
     figure.update_layout(barmode="group")
     return _styled(figure, chart.height)
 
@@ -75,8 +76,12 @@ def _scatter(series: Series, *, across: bool) -> go.Scatter:
     return go.Scatter(x=series.x, y=series.y, error_x=x_bars, error_y=y_bars, mode="markers", marker=marker)
 
 
-def _bars(series: Series) -> go.Bar:
-    return go.Bar(x=series.x, y=series.y, error_y=_error_bars(series.spread), marker={"color": series.colour})
+def _bars(series: Series, *, across: bool) -> go.Bar:
+    bars, marker = _error_bars(series.spread), {"color": series.colour}
+    if across:
+        names = [str(name).replace("\n", "<br>") for name in series.y]
+        return go.Bar(x=series.x, y=names, error_x=bars, marker=marker, orientation="h")
+    return go.Bar(x=series.x, y=series.y, error_y=bars, marker=marker)
 
 
 def _error_bars(spread: Sequence[float]) -> dict[str, object] | None:
@@ -87,7 +92,7 @@ def _without_nan(values: Sequence[float | str]) -> list[float | str | None]:
     return [None if isinstance(value, float) and math.isnan(value) else value for value in values]
 
 
-def _axes(figure: go.Figure, panel: Panel, column: int) -> None:
+def _axes(figure: go.Figure, panel: Panel, column: int, *, named: bool) -> None:
     x: dict[str, object] = {"title": panel.x, "automargin": True}
     y: dict[str, object] = {"title": panel.y, "automargin": True}
     if panel.x_axis == "log":
@@ -97,7 +102,7 @@ def _axes(figure: go.Figure, panel: Panel, column: int) -> None:
     if panel.y_axis == "log":
         y |= {"type": "log", "nticks": 5}
     if panel.y_axis == "names":
-        y |= {"autorange": "reversed", "showticklabels": column == 1, "dtick": 1}
+        y |= {"autorange": "reversed", "showticklabels": named, "dtick": 1}
     for axis, bounds in ((x, panel.x_range), (y, panel.y_range)):
         if bounds:
             axis["range"] = list(bounds)

@@ -255,6 +255,18 @@ def _mean_over(run: Run, tested: Sequence[str], network: str, mask: str) -> Esti
     return estimate(accuracy(run.results, network, item, mask).mean for item in tested)
 
 
+def gradients(setting: Setting) -> str:
+    """Cosine of the gradients at kept weights, of the network and with more and more of it masked."""
+    found = {run.name: [item for result in run.results for item in result.gradients] for run in setting.runs}
+    steps = sorted({item.masked for items in found.values() for item in items})
+    rows: list[list[str]] = []
+    for name, items in found.items():
+        for where in dict.fromkeys(item.where for item in items if not item.where.endswith(".bias")):
+            here = [estimate(i.cosine for i in items if (i.where, i.masked) == (where, step)) for step in steps]
+            rows.append([name, where, *(f"{value.mean:.2f} ± {value.std:.2f}" for value in here)])
+    return markdown(("of", "gradient of", *(f"{step} masked" for step in steps)), rows) if rows else ""
+
+
 def repeatability(setting: Setting) -> str:
     """Overlap of masks of one subtask learned twice, and of different subtasks."""
     rows: list[list[str]] = []

@@ -25,6 +25,8 @@ FORMATS = ("pdf", "svg", "png")
 _MARKS = {"points": "o", "diamonds": "D", "ticks across": "_", "ticks up": "|", "line and points": "o"}
 _INCH = 130
 """Pixels of a page that become an inch on paper."""
+_SHORT = 3
+"""Letters of a name that is not turned."""
 
 
 def write_figures(found: Found, folder: Path) -> tuple[Path, ...]:
@@ -82,7 +84,7 @@ def drawn(chart: Chart) -> Figure:
         if isinstance(panel, Heat):
             _heat(axes, panel)
             continue
-        _fill(axes, panel, first=i == 0)
+        _fill(axes, panel, named=chart.tells_names(i))
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             names.setdefault(name, handle)
     if names:
@@ -95,31 +97,32 @@ def drawn(chart: Chart) -> Figure:
 def _heat(axes: Axes, panel: Heat) -> None:
     colours = LinearSegmentedColormap.from_list("", (ORANGE, "white", BLUE) if panel.both_ways else ("white", BLUE))
     axes.imshow(np.array(panel.values), cmap=colours, vmin=panel.low, vmax=panel.high, aspect="auto")
-    middle = panel.high / 2 if not panel.both_ways else 0.6 * panel.high
+    dark = panel.high / 2 if not panel.both_ways else 0.6 * panel.high
     size = "small" if len(panel.columns) <= 10 and len(panel.rows) <= 12 else "x-small"
     for i, row in enumerate(panel.values):
         for j, value in enumerate(row):
             if not math.isnan(value):
-                colour = "white" if abs(value) > middle else BLACK
-                axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=size, color=colour)
+                colour = "white" if value > dark else BLACK
+                axes.text(j, i, f"{value:z.0f}", ha="center", va="center", fontsize=size, color=colour)
     axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=30, ha="right", fontsize="small")
     axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize="small")
     axes.set(xlabel=panel.x, ylabel=panel.y)
     axes.set_title(panel.title, fontsize="medium")
 
 
-def _fill(axes: Axes, panel: Panel, *, first: bool) -> None:
+def _fill(axes: Axes, panel: Panel, *, named: bool) -> None:
     bars = [series for series in panel.series if series.style == "bars"]
+    across = panel.y_axis == "names"
     for series in panel.series:
         if series.style == "bars":
-            _bars(axes, series, bars.index(series), len(bars))
+            _bars(axes, series, bars.index(series), len(bars), across=across)
         else:
-            _plot(axes, series, across=panel.y_axis == "names")
+            _plot(axes, series, across=across)
     axes.set(xlabel=panel.x, ylabel=panel.y, title=panel.title)
     for scale, kind in ((axes.set_xscale, panel.x_axis), (axes.set_yscale, panel.y_axis)):
         if kind == "log":
             scale("log")
-    _names(axes, panel, first=first)
+    _names(axes, panel, named=named)
     if panel.x_range:
         axes.set_xlim(*panel.x_range)
     if panel.y_range:
@@ -128,16 +131,16 @@ def _fill(axes: Axes, panel: Panel, *, first: bool) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _names(axes: Axes, panel: Panel, *, first: bool) -> None:
+def _names(axes: Axes, panel: Panel, *, named: bool) -> None:
     """Axes with names, or with whole numbers only."""
-    if panel.x_axis == "names":
+    if panel.x_axis == "names" and any(len(label.get_text()) > _SHORT for label in axes.get_xticklabels()):
         axes.tick_params(axis="x", rotation=30)
         for label in axes.get_xticklabels():
             label.set_horizontalalignment("right")
     if panel.y_axis == "names":
         axes.invert_yaxis()
         axes.margins(y=0.5 if len(panel.series[0].y) < 5 else 0.02)
-        axes.tick_params(axis="y", labelsize="small", labelleft=first)
+        axes.tick_params(axis="y", labelsize="small", labelleft=named)
     if panel.x_axis == "whole":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -171,11 +174,16 @@ def _plot(axes: Axes, series: Series, *, across: bool) -> None:
     )
 
 
-def _bars(axes: Axes, series: Series, which: int, count: int) -> None:
-    places, width = np.arange(len(series.x)), 0.8 / count
+def _bars(axes: Axes, series: Series, which: int, count: int, *, across: bool) -> None:
+    names = [str(name) for name in (series.y if across else series.x)]
+    places, width = np.arange(len(names)), 0.8 / count
     at = places + (which - (count - 1) / 2) * width
-    axes.bar(at, series.y, width, yerr=_spread(series), color=series.colour, label=series.name)
-    axes.set_xticks(places, [str(name) for name in series.x])
+    if across:
+        axes.barh(at, series.x, width, xerr=_spread(series), color=series.colour, label=series.name)
+        axes.set_yticks(places, names)
+    else:
+        axes.bar(at, series.y, width, yerr=_spread(series), color=series.colour, label=series.name)
+        axes.set_xticks(places, names)
 
 
 def _spread(series: Series) -> list[float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -13,7 +14,7 @@ from maskscope.analysis.compare import symmetric
 from maskscope.analysis.modularity import estimate
 from maskscope.analysis.serving import clusters
 from maskscope.analysis.specialize import left
-from maskscope.report.chart import BLACK, BLUE, Chart, Heat, Panel, Series
+from maskscope.report.chart import BLUE, Chart, Heat, Panel, Series
 from maskscope.report.grid import Grid
 from maskscope.report.load import Run
 from maskscope.runs.estimates import accuracy, compared, reuse_in
@@ -21,6 +22,9 @@ from maskscope.runs.properties import reused
 
 _BARS = 12
 """Sets of subtasks that are drawn."""
+
+_WIDE = 44
+"""Characters of a line beside a bar."""
 
 
 def of_run(run: Run) -> Iterator[Chart]:
@@ -48,9 +52,9 @@ def served(run: Run) -> Chart:
     sets = Series(
         found.where,
         "bars",
-        BLACK,
-        tuple(" + ".join(item.subtasks) for item in shown),
+        BLUE,
         tuple(float(item.units) for item in shown),
+        tuple(_told(item.subtasks, tuple(run.experiment.data.subtasks)) for item in shown),
     )
     caption = (
         f"Units of the {found.where} that the first masks of the subtasks keep, network seed {run.results[0].seed}. Left: by "
@@ -58,9 +62,18 @@ def served(run: Run) -> Chart:
     )
     panels = (
         Panel("subtasks served", "units", (counts,), x_axis="names"),
-        Panel("by exactly", "units", (sets,), x_axis="names"),
+        Panel("units", "", (sets,), y_axis="names"),
     )
     return Chart("serving", "Which weights serve how many subtasks", caption, panels, 420)
+
+
+def _told(some: tuple[str, ...], every: tuple[str, ...]) -> str:
+    """Some subtasks in as few words as say exactly which."""
+    if len(some) == len(every):
+        return f"all {len(every)}" if len(every) > 2 else "both"
+    others = [name for name in every if name not in some]
+    text = f"all but: {', '.join(others)}" if len(others) < len(some) - 1 else " + ".join(some)
+    return textwrap.fill(text, _WIDE)
 
 
 def matrices(run: Run) -> Chart:
