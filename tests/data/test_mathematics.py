@@ -222,7 +222,7 @@ def test_a_stopped_generation_leaves_neither_a_file_nor_a_process(tmp_path, monk
         def add_task(self, label, total):
             return label
 
-        def advance(self, task):
+        def update(self, task, advance):
             raise KeyboardInterrupt
 
     @contextmanager

@@ -149,7 +149,7 @@ def _generate(collection: Collection) -> dict[Level, list[Question]]:
                 name, question, answer = line.rstrip("\n").split("\t")
                 its: Any = name  # one of the levels
                 found[its].append(Question(question, answer))
-                display.advance(tasks[its])
+                display.update(tasks[its], advance=1)
         except BaseException:
             process.kill()
             raise

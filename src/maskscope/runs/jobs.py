@@ -70,7 +70,7 @@ def run_jobs(jobs: Sequence[Job], side_by_side: int, console: Console) -> None:
     Args:
         jobs: In the order to start them.
         side_by_side: How many processes; 1 runs them here.
-        console: Where progress goes; off a terminal one line per finished step.
+        console: Where progress goes; off a terminal a line per finished step, and one now and then.
 
     Raises:
         Paused: Ctrl-C; every job has saved its state.
