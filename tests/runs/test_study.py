@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -299,6 +300,46 @@ def test_another_network_is_noticed(tmp_path):
     assert second != first
     mask = Mask.load(folder.mask("left", 0), network(1))
     assert mask.origin.subtask == "left"
+
+
+def test_other_test_batches_are_noticed_and_the_masks_stay(tmp_path):
+    """As where the study's code reads a file, and the file is another."""
+    step = [99]
+
+    def subtasks():
+        return {
+            name: replace(item, test=lambda which=which: [batch_of(which, step[0], 64)])
+            for which, (name, item) in enumerate(a_study(repeats=1).subtasks.items())
+        }
+
+    study = a_study(repeats=1, subtasks=subtasks())
+    first, folder = run(study, tmp_path)
+    mask = folder.mask("left", 0)
+    learned = mask.stat().st_mtime_ns
+    with warnings.catch_warnings(action="error"):
+        assert run(study, tmp_path)[0] == first
+    step[0] = 98
+    with pytest.warns(
+        UserWarning, match="is tested on other batches than before: measuring again; its masks are those of"
+    ):
+        second, _ = run(study, tmp_path)
+    assert second.accuracies != first.accuracies
+    assert second.overlaps == first.overlaps
+    assert mask.stat().st_mtime_ns == learned
+    assert run(study, tmp_path)[0] == second
+
+
+def test_tests_that_torch_draws_or_shuffles_are_the_same_each_time(tmp_path):
+    data = torch.utils.data.TensorDataset(*batch_of(0, 99, 64))
+    loader = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True)
+    subtasks = {
+        name: replace(item, test=lambda: [tuple(batch) for batch in loader])
+        for name, item in a_study(repeats=1).subtasks.items()
+    }
+    study = a_study(repeats=1, subtasks=subtasks)
+    first, _ = run(study, tmp_path)
+    with warnings.catch_warnings(action="error"):
+        assert run(study, tmp_path)[0] == first
 
 
 def test_a_function_gives_the_network_of_a_seed(tmp_path):

@@ -1,12 +1,18 @@
-"""What a network was when a mask was learned on it: names, shapes and a digest of the values."""
+"""What a network was when a mask was learned on it, or what it was tested on: names, shapes and digests of the values."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from maskscope.core.batches import Batch, rebuilt
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,38 @@ def fingerprint(model: nn.Module) -> Fingerprint:
     """
     prints: list[ParameterPrint] = []
     for name, parameter in model.named_parameters():
-        raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        digest = hashlib.blake2b(raw.data, digest_size=8).hexdigest()
+        digest = hashlib.blake2b(raw(parameter).data, digest_size=8).hexdigest()
         prints.append(ParameterPrint(name, tuple(parameter.shape), str(parameter.dtype).removeprefix("torch."), digest))
     return Fingerprint(tuple(prints))
+
+
+def batches_digest(batches: Iterable[Batch]) -> str:
+    """Sixteen hexadecimal digits over the tensors, arrays and texts of some batches, in their order; not over single numbers.
+
+    Examples:
+        >>> batch = (torch.ones(2), ["a", "b"])
+        >>> batches_digest([batch]) == batches_digest([batch]) != batches_digest([batch, batch])
+        True
+    """
+    found = hashlib.blake2b(digest_size=8)
+
+    def add(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            found.update(f"{leaf.dtype} {tuple(leaf.shape)} ".encode())
+            found.update(raw(leaf).data)
+        elif isinstance(leaf, np.ndarray) and leaf.dtype != object:
+            found.update(f"{leaf.dtype} {leaf.shape} ".encode())
+            found.update(leaf.tobytes())
+        else:
+            found.update(repr(leaf).encode())
+        return leaf
+
+    for batch in batches:
+        found.update(b"batch ")
+        rebuilt(batch, add)
+    return found.hexdigest()
+
+
+def raw(values: Tensor) -> UInt8[np.ndarray, " bytes"]:
+    """The bytes of a tensor, wherever it is."""
+    return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

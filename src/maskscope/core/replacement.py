@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from maskscope.core.fingerprint import raw
 from maskscope.core.layout import Layout
 from maskscope.core.seeded import seeded
 from maskscope.core.select import nearest
@@ -114,9 +115,9 @@ def digest_of(replacement: Replacement | None) -> str:
         return ""
     found = hashlib.blake2b(digest_size=8)
     for name in sorted(replacement):
-        value = replacement[name].detach().cpu().contiguous()
+        value = replacement[name]
         found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        found.update(raw(value).data)
     return found.hexdigest()
 
 

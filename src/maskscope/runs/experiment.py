@@ -290,6 +290,11 @@ class Experiment:
         return self.network.working if isinstance(self.network, OwnNetwork) else Working()
 
     @property
+    def tested_on(self) -> str:
+        """Digest of a study's test batches; empty where the experiment says what they are."""
+        return self.data.tested_on if isinstance(self.data, OwnData) else ""
+
+    @property
     def gate(self) -> Gate:
         """Of its masks; the default where it learns none."""
         if isinstance(self.network, OwnNetwork):

@@ -14,10 +14,12 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from maskscope.core.batches import Batch, Batches, Split, stream
+from maskscope.core.fingerprint import batches_digest
 from maskscope.core.gates import Gate
 from maskscope.core.layout import Layout, layout
 from maskscope.core.objectives import Metric, Network, Objective, weight_of
 from maskscope.core.replacement import Replacement
+from maskscope.core.seeded import derive, seeded
 from maskscope.study import ALL, Study, Working
 
 _KNOWN: dict[str, Study] = {}
@@ -213,6 +215,11 @@ class OwnData:
         del split
         return _tests(self.source, self.study, subtask)
 
+    @property
+    def tested_on(self) -> str:
+        """Digest of all test batches: the file's code may be the same and its data not."""
+        return batches_digest(batch for subtask in self.subtasks for batch in self.tests("", subtask))
+
     def objective(self, subtask: str) -> Objective:
         """The loss of a subtask, or of the one whose turn it is."""
         objectives = {name: item.objective for name, item in self._all().items()}
@@ -228,8 +235,9 @@ class OwnData:
 
 @cache
 def _tests(source: str, study: str, subtask: str) -> Sequence[Batch]:
-    """Asked for once: reading them may take time."""
-    return _study(source, study).subtasks[subtask].tests()
+    """Asked for once: reading them may take time. What is drawn or shuffled by torch is so alike each time."""
+    with seeded(derive("tests", subtask)):
+        return _study(source, study).subtasks[subtask].tests()
 
 
 def _function(batches: Batches) -> Callable[[int], Batch]:

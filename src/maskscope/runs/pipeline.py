@@ -294,14 +294,22 @@ class Runner:
 
     def _measured(self, model: nn.Module, masks: Mapping[MaskName, Mask]) -> SeedResults:
         inputs = [self.folder.training, *(self.folder.mask(name.subtask, name.seed) for name in masks)]
-        path, loop = self.folder.results, self._loop("testing")
+        path, loop, batches = self.folder.results, self._loop("testing"), self.experiment.tested_on
         if path.exists() and path.stat().st_mtime_ns >= max(item.stat().st_mtime_ns for item in inputs):
             try:
-                return read_record(path, SeedResults)
+                results = read_record(path, SeedResults)
             except Damaged as damage:
                 warnings.warn(f"measuring again: {damage}", stacklevel=2)
+            else:
+                if results.tested_on in ("", batches):
+                    return results
+                warnings.warn(
+                    f"{loop.task} is tested on other batches than before: measuring again; its masks are those of before, and "
+                    f"if what they are learned on has changed too, delete {self.folder.path}",
+                    stacklevel=2,
+                )
         network = read_record(self.folder.training, TrainingRecord).digest
-        digest = hashed({"network": network, "masks": [mask.digest for mask in masks.values()]})
+        digest = hashed({"network": network, "masks": [mask.digest for mask in masks.values()], "batches": batches})
         tests = Tests(self.folder.tests, digest, loop.task, self.report)
         results = measure(self.experiment, self.seed, model, masks, tests)
         write_record(path, results)

@@ -203,6 +203,8 @@ class SeedResults:
     """Not how often first masks and their complements are right, but how like the network's predictions theirs are."""
     tied: tuple[tuple[str, ...], ...] = ()
     """Parameters that share their units, where a unit lies over several."""
+    tested_on: str = ""
+    """Digest of the test batches of a study; data of our own are known by the experiment."""
 
     @property
     def spans(self) -> dict[str, tuple[str, ...]]:
