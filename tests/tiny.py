@@ -149,6 +149,7 @@ CONTINUAL = Continual(
     schedule=JointSchedule(steps=40, samples=2),
     batch=32,
     penalty=1e-3,
+    first=0.3,
     new=0.3,
     used=0.3,
 )

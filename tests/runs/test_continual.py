@@ -63,6 +63,15 @@ def test_runs_from_before_weights_had_a_rate_of_their_own_are_found():
     )
 
 
+def test_the_first_task_is_the_same_wherever_new_units_begin(tmp_path):
+    """It finds nothing to use again; later ones do. Runs in which it began as they do are not taken for these."""
+    assert {STANDARD[1].digest, STANDARD[2].digest}.isdisjoint({"dbfc3b78", "1ec2a64a"})  # of before
+    less = replace(CONTINUAL, variant="less", new=-1.0)
+    whole, fewer = run(tmp_path, CONTINUAL), run(tmp_path, less)
+    assert replace(whole.tasks[0], seconds=0.0) == replace(fewer.tasks[0], seconds=0.0)
+    assert sum(c.kept_units for c in fewer.tasks[1].kept) < sum(c.kept_units for c in whole.tasks[1].kept)
+
+
 def test_frozen_weights_are_those_of_earlier_masks_and_others_begin_anew(tmp_path):
     run(tmp_path, CONTINUAL)
     folder = folder_of(tmp_path, CONTINUAL, 0)

@@ -38,7 +38,7 @@ from maskscope.runs.store import RunFolder, dumped, parsed, read_record, write_r
 
 Protection = Literal["frozen", "none"]
 
-_LATER = {"schedule": {"weight_learning_rate": None}}
+_LATER = {"schedule": {"weight_learning_rate": None}, "": {"first": 2.0}}
 """As of ``Experiment``: older runs stay found."""
 
 
@@ -64,6 +64,8 @@ class Continual:
     batch: int = 128
     penalty: float = 1e-5
     """Added to the mean loss per unit of summed logit. Source: the paper's 1.28e-3 over its batch of 128."""
+    first: float = 2.0
+    """Initial logit of all units in the first task, which finds nothing to use again. Source: published code (``mask_init``)."""
     new: float = 2.0
     """Initial logit of units that no earlier mask keeps."""
     used: float = 2.0
@@ -85,7 +87,9 @@ class Continual:
     def digest(self) -> str:
         """Eight hexadecimal digits over everything that changes numbers."""
         values = {name: value for name, value in json.loads(self.to_json()).items() if name != "title"}
-        return hashed(without_later(values, _LATER))
+        # Older runs began their first task as all others: those in which that makes a difference are not found.
+        later = _LATER if self.first == self.new else {"schedule": _LATER["schedule"]}
+        return hashed(without_later(values, later))
 
     def to_json(self) -> str:
         """Indented."""
@@ -214,7 +218,8 @@ class ContinualRunner:
             _begin_anew(model, self._fresh("network", task), frozen)
         if task and experiment.own_first_layer:
             _begin_anew(model, self._fresh("first layer", task), ~Mask.of(over, over.covering(experiment.first_layer)))
-        logits = torch.where(seen.kept, experiment.used, experiment.new)
+        new = experiment.new if task else experiment.first
+        logits = torch.where(seen.kept, experiment.used, new)
         joint = Joint(model, over, logits, frozen, experiment.schedule)
         loop = self._loop(f"permutation {task}")
         before = loop.resume(joint.restore)
