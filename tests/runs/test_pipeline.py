@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import tiny
 from maskscope.core.files import load_tensors, save_tensors
 from maskscope.core.mask import Mask
+from maskscope.runs.ablations import Under, networks
 from maskscope.runs.experiment import Experiment, from_json, to_json
 from maskscope.runs.loop import Paused, Tick
 from maskscope.runs.pipeline import Runner
-from maskscope.runs.results import HIDDEN, MaskRecord, SeedResults
+from maskscope.runs.results import HIDDEN, MaskName, MaskRecord, SeedResults
 from maskscope.runs.store import InUse, RunFolder, folder_of, read_record, segment
 from maskscope.runs.train import DivergedError
 
@@ -60,6 +62,9 @@ def test_every_variant_runs_from_end_to_end(experiment, tmp_path):
     assert {item.examples for item in results.accuracies if item.subtask == "pair 1"} <= {300}
     halves = [item for item in results.accuracies if item.network == "first half masked"]
     assert len(halves) == 2 * max(1, len(experiment.halves))
+    masks = {MaskName(subtask, seed): Mask.empty(experiment.layout()) for subtask, seed in experiment.masks()}
+    keys = [item.key("right") for item in networks(experiment, 0, Under(nn.Identity(), {}), masks)]
+    assert len({*keys}) == len(keys)
     asked = {item.subtask: item.examples for item in results.outcomes}
     assert sum(asked.values()) == (600 if experiment.name == "add-mul" else 0)
 

@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from maskscope.core.files import load_tensors
 from maskscope.core.layout import layout
 from maskscope.core.mask import Mask
 from maskscope.data.cifar10_archive import CLASSES
+from maskscope.data.scan_grammar import SPLITS, halves
 from maskscope.report import charts
 from maskscope.report.html import write_report
 from maskscope.report.load import find
@@ -179,9 +181,54 @@ def test_drops_are_relative_to_the_control_mask():
         assert drop.relative.mean == pytest.approx(0.75)
         assert drop.worst_other == CLASSES[label - 1]
         assert drop.relative_other.mean == pytest.approx(0.25)
-        assert drop.ratio == pytest.approx(1 / 3)
+        assert drop.ratio.mean == pytest.approx(1 / 3)
     assert removal_finding(found) == "exclusive weights"
     assert verdict(tiny.CIFAR10, [results_with(values)]).finding == "exclusive weights"
+
+
+def test_the_ratio_is_of_each_network_and_what_is_not_lost_counts_as_none():
+    """Different classes may fall most in different networks. Source: published code."""
+    found: list[SeedResults] = []
+    for most in ("cat", "dog"):
+        values = {
+            ("mask", mask, name): 0.8 for mask in ("all classes", *tiny.CIFAR10.data.subtasks) for name in CLASSES
+        }
+        values |= {("full network", None, name): 0.9 for name in CLASSES}
+        values |= {("mask", "without airplane", "airplane"): 0.4, ("mask", "without airplane", most): 0.6}
+        values |= {("mask", "without truck", name): 0.9 for name in CLASSES} | {("mask", "without truck", "truck"): 0.0}
+        found.append(results_with(values))
+    drop = {item.held_out: item for item in drops(tiny.CIFAR10, found)}
+    assert drop["airplane"].relative_other.mean == pytest.approx(0.125)  # of the class that falls most in the mean
+    assert drop["airplane"].ratio.mean == pytest.approx(0.5)
+    assert drop["truck"].ratio.mean == 0.0
+    assert math.isnan(drop["bird"].ratio.mean)  # nothing is lost of it
+
+
+def test_what_falls_besides_is_told_of_tests_that_have_nothing_of_it():
+    data = tiny.MATHEMATICS.data
+    assert data.besides("easy") == ("easy",)
+    assert tiny.SCAN_LSTM.data.besides("jump") == ()
+    scan = tiny.SCAN_LSTM
+    tested = scan.data.tested
+    accuracies = [Accuracy("full network", None, name, 1.0, 10) for name in tested]
+    for subtask in (scan.data.full, *scan.data.subtasks):
+        accuracies += [
+            Accuracy("mask", MaskName(subtask, 0), name, 0.2 if name == subtask != scan.data.full else 0.8, 10)
+            for name in tested
+        ]
+    results = [SeedResults("", 0, tuple(accuracies), (), (), (), (), ())]
+    (drop, *_) = drops(scan, results)
+    assert (drop.worst_other, drop.relative.mean) == ("", pytest.approx(0.75))
+    assert math.isnan(drop.ratio.mean)
+    assert "Every other test has some of it too" in verdict(scan, results).ablations
+
+
+def test_other_splits_of_scan_are_partly_what_a_split_leaves_out():
+    """So that what a mask loses of them is not lost besides."""
+    tests = {split: {*halves(split).test} for split in SPLITS}
+    for out, other in permutations(SPLITS, 2):
+        if out != "simple":
+            assert len(tests[out] & tests[other]) > 0.01 * len(tests[other]), (out, other)
 
 
 def test_nothing_lost_means_no_exclusive_weights():

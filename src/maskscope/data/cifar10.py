@@ -88,6 +88,10 @@ class ClassRemoval:
         (label,) = set(self.classes(self.full)) - set(self.classes(subtask))
         return CLASSES[label]
 
+    def besides(self, subtask: str) -> tuple[str, ...]:
+        """All other classes."""
+        return tuple(CLASSES[label] for label in self.classes(subtask))
+
     def objective(self, subtask: str) -> CrossEntropy:
         """The loss a network or a mask is trained with; the same for all, what differs are the images."""
         self.classes(subtask)

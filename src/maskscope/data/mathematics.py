@@ -160,6 +160,10 @@ class Mathematics:
         self.levels(subtask)
         return "hard"
 
+    def besides(self, subtask: str) -> tuple[str, ...]:
+        """The levels of the subtask; tests of interpolation and extrapolation have all levels in them, or none."""
+        return tuple(str(level) for level in self.levels(subtask))
+
     def levels(self, subtask: str) -> tuple[Level, ...]:
         """The levels of a subtask; every level that is tested counts as one.
 

@@ -106,6 +106,11 @@ class Scan:
         """The split whose test has what a subtask's training file leaves out: its own."""
         return _named(subtask)
 
+    def besides(self, subtask: str) -> tuple[str, ...]:
+        """Nothing: every other split's test has commands of the kind that a split leaves out, 2 to 40 % of it."""
+        _named(subtask)
+        return ()
+
     def objective(self, subtask: str) -> Callable[[Network, Sentences], Float[Tensor, ""]]:
         """The loss a network or a mask is trained with; the same for all, what differs are the commands."""
         _named(subtask)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+_MOST = 5
+
 
 def random_halves(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Five random halves of a network's tensors; each is masked alone, and then the others. Source: published code (LSTMs).
+    """Up to five different random halves of a network's tensors, of an odd number the larger part. Source: published code.
 
     Examples:
-        >>> random_halves(["a", "b", "c", "d"])[0]
-        ('c', 'd')
+        >>> random_halves(["a", "b", "c"])
+        (('b', 'c'), ('a', 'c'), ('a', 'b'))
     """
-    random = np.random.RandomState(0)
-    return tuple(tuple(sorted(random.choice(names, len(names) // 2, replace=False).tolist())) for _ in range(5))
+    random, size = np.random.RandomState(0), -(-len(names) // 2)
+    found: dict[tuple[str, ...], None] = {}
+    while len(found) < min(_MOST, math.comb(len(names), size)):
+        found[tuple(sorted(random.choice(names, size, replace=False).tolist()))] = None
+    return tuple(found)

@@ -74,7 +74,7 @@ QUICK = (
 STANDARD = (_with(LSTM, 6000, 1000, 1), _with(TRANSFORMER, 10_000, 1000, 2))
 """Fast masks; a quarter of the training steps for the LSTM, four tenths for the Transformer. The LSTM's masks are
 learned once: each takes a quarter of an hour on a core."""
-PAPER = tuple(item.remasked(schedule=replace(PUBLISHED, steps=25_000)) for item in (LSTM, TRANSFORMER))
+PAPER = tuple(item.remasked(schedule=replace(PUBLISHED, steps=25_000, clip=5.0)) for item in (LSTM, TRANSFORMER))
 
 BASELINE_QUICK = baselines(QUICK[0])
 BASELINE_STANDARD = tuple(item for network in STANDARD for item in baselines(network))

@@ -48,6 +48,18 @@ def used(run: ContinualRun, task: int, where: str) -> Estimate:
     return estimate(dict(result.tasks[task].used)[where] for result in run.results)
 
 
+def used_together(run: ContinualRun, task: int) -> Estimate:
+    """Share of the units of all layers that tasks can share that any mask keeps after a task."""
+    units = dict.fromkeys(sharable(run), 0)
+    for count in run.results[0].tasks[0].kept:
+        if count.layer in units:
+            units[count.layer] += count.units
+    return estimate(
+        sum(units[where] * share for where, share in result.tasks[task].used if where in units) / sum(units.values())
+        for result in run.results
+    )
+
+
 def places(run: ContinualRun) -> tuple[str, ...]:
     """Layers, and all of them."""
     return tuple(where for where, _ in run.results[0].tasks[0].shared)
@@ -72,7 +84,7 @@ def verdict(run: ContinualRun) -> Verdict:
     layered = ", ".join(f"{percent(share)} % in {where}" for share, where in zip(ends, sharable(run), strict=True))
     text = (
         f"New tasks are learned to {percent(new(run))} %. The last one shares {layered} of its units with earlier masks, "
-        f"which by then keep {percent(used(run, run.tasks - 1, places(run)[-1]))} % of all units."
+        f"which by then keep {percent(used_together(run, run.tasks - 1))} % of all units there."
     )
     return Verdict("nothing forgotten" if remembers else "forgets", headline, overlap, text, None)
 
@@ -87,7 +99,7 @@ def table_tasks(run: ContinualRun) -> Grid:
             percent(right(run, task, run.tasks - 1)),
             percent(right(run, 0, task)),
             *((percent(shared(run, task, where)) if task else "–") for where in layers),
-            percent(used(run, task, places(run)[-1])),
+            percent(used_together(run, task)),
         )
         for task in range(run.tasks)
     )
@@ -101,7 +113,8 @@ def table_tasks(run: ContinualRun) -> Grid:
     )
     caption = (
         f"In %. Accuracy on {run.results[0].tasks[0].examples:,} validation images under a permutation's own mask; of the "
-        "units its mask keeps, those that earlier masks kept; units that any mask so far keeps. Mean ± standard deviation "
+        "units its mask keeps, those that earlier masks kept; units of the layers that can be shared that any mask so far keeps. "
+        "Mean ± standard deviation "
         f"over {len(run.seeds)} seed{'' if len(run.seeds) == 1 else 's'}."
     )
     return Grid("Permutation by permutation", caption, header, rows)

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, cast
 
 from maskscope.analysis.modularity import Estimate, estimate
+from maskscope.data import scan_grammar
 from maskscope.experiments import Preset, experiments
 from maskscope.report import calibration, continual
 from maskscope.report.grid import Grid, percent
@@ -21,7 +22,7 @@ from maskscope.report.tables import (
     table_pairs,
     table_specialization,
 )
-from maskscope.runs.estimates import accuracy, sharing
+from maskscope.runs.estimates import accuracies, accuracy, sharing
 from maskscope.runs.results import ALL, ENDS, HIDDEN
 from maskscope.runs.verdict import verdict
 
@@ -241,18 +242,39 @@ def matrix(setting: Setting) -> str:
     return markdown(("of", "under", *tested), rows)
 
 
-def halves(setting: Setting) -> str:
-    """The control mask in half of the layers only, mean over everything tested."""
+def besides(setting: Setting) -> str:
+    """What masks of SCAN's splits leave of the others, beside what it would be if only commands of their own kind were lost."""
     rows: list[list[str]] = []
     for run in setting.runs:
-        full, tested = run.experiment.data.full, run.experiment.data.tested
-        kinds = (("mask", full), ("first half masked", full), ("second half masked", full))
-        rows.append([run.name, *(percent(_mean_over(run, tested, network, mask)) for network, mask in kinds)])
+        data = run.experiment.data
+        tests = {
+            split: frozenset(scan_grammar.halves(cast("scan_grammar.SplitName", split)).test) for split in data.tested
+        }
+        for out in data.subtasks:
+            for other in (split for split in data.tested if split != out):
+                both = len(tests[out] & tests[other]) / len(tests[other])
+                network = accuracy(run.results, "full network", other).mean
+                expected = network * (1 - both) + both * accuracy(run.results, "mask", out, out).mean
+                found = accuracy(run.results, "mask", other, out)
+                rows.append([run.name, out, other, f"{100 * both:.0f}", f"{100 * expected:.1f}", percent(found)])
+    header = ("of", "mask of", "tested on", "of which left out", "right, if only that were lost", "right")
+    return markdown(header, rows)
+
+
+def halves(setting: Setting) -> str:
+    """The control mask in half of the layers only, on its own task; over halves, where there are several, and seeds."""
+    rows: list[list[str]] = []
+    for run in setting.runs:
+        kinds = ("mask", "first half masked", "second half masked")
+        rows.append([run.name, *(percent(_on_full(run, network)) for network in kinds)])
     return markdown(("of", "control mask", "in the first half only", "in the second half only"), rows)
 
 
-def _mean_over(run: Run, tested: Sequence[str], network: str, mask: str) -> Estimate:
-    return estimate(accuracy(run.results, network, item, mask).mean for item in tested)
+def _on_full(run: Run, network: str) -> Estimate:
+    """Of the control mask: on the test of the whole task, or else the mean over all tests, which are parts of it."""
+    full, tested = run.experiment.data.full, run.experiment.data.tested
+    parts = [accuracies(run.results, network, item, full) for item in ((full,) if full in tested else tested)]
+    return estimate(sum(values) / len(values) for values in zip(*parts, strict=True))
 
 
 def gradients(setting: Setting) -> str:
@@ -328,7 +350,7 @@ def in_turn(setting: Setting) -> str:
                 percent(continual.retained(run)),
                 percent(continual.old(run)),
                 *(percent(continual.shared(run, last, where)) for where in layers),
-                percent(continual.used(run, last, continual.places(run)[-1])),
+                percent(continual.used_together(run, last)),
                 str(len(run.seeds)),
             ]
         )
@@ -340,4 +362,4 @@ def in_turn(setting: Setting) -> str:
         "first, retained",
         "all earlier, in the end",
     )
-    return markdown((*header, *(f"last shares in {where}" for where in layers), "used", "n"), rows)
+    return markdown((*header, *(f"last shares in {where}" for where in layers), "used of shared layers", "n"), rows)

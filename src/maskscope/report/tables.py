@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from rich.console import Console, Group
@@ -12,7 +11,7 @@ from rich.text import Text
 
 from maskscope.analysis.intervals import LEVEL
 from maskscope.analysis.modularity import estimate
-from maskscope.report.grid import Grid, percent, rich_table, short, turned
+from maskscope.report.grid import Grid, percent, ratio, rich_table, short, turned
 from maskscope.report.load import Run
 from maskscope.report.shared_tables import table_overlap
 from maskscope.runs.ablations import CONTROLS
@@ -157,15 +156,16 @@ def table_drops(run: Run) -> Grid | None:
             percent(drop.control),
             percent(drop.mask),
             percent(drop.relative),
-            f"{drop.worst_other}: {percent(drop.relative_other)}",
-            "–" if math.isnan(drop.ratio) else f"{drop.ratio:.2f}",
+            f"{drop.worst_other}: {percent(drop.relative_other)}" if drop.worst_other else "–",
+            ratio(drop.ratio),
         )
         for drop in found
     )
     caption = (
         "In %. Accuracy on what a mask's training left out, of the network, under the control mask and under that mask; what "
-        "that is less than the control's, relative to it; what else falls most; and its fall over the other. Mean ± standard "
-        "deviation over masks and network seeds."
+        "that is less than the control's, relative to it; what falls most among tests that have nothing of it (–: there is none); and "
+        "the largest such fall under a mask over the fall of what was left out. Mean ± standard deviation over masks and network "
+        "seeds."
     )
     header = ("mask of", "left out", "network", "control mask", "mask", "relative drop", "falls most besides", "ratio")
     return Grid("What is lost", caption, header, rows)

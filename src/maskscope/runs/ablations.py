@@ -51,11 +51,13 @@ class Tested(NamedTuple):
     mask: MaskName | None
     make: Callable[[], Network]
     """Called when it is its turn, for it unpacks a mask."""
+    choice: int = 0
+    """Which one, where there are several of a kind: halves."""
 
     def key(self, what: str) -> str:
-        """Its name among the tests."""
+        """Its name among the tests, of which no other has the same."""
         mask = "" if self.mask is None else f"{self.mask.subtask} {self.mask.seed}"
-        return " | ".join((what, self.network, mask))
+        return " | ".join((what, self.network, mask, *([str(self.choice)] if self.choice else [])))
 
 
 class Removal(NamedTuple):
@@ -99,16 +101,13 @@ def networks(experiment: Experiment, seed: int, under: Under, masks: Mapping[Mas
         if len(experiment.data.subtasks) <= FEW and name.subtask != experiment.data.full and name.seed == 0:
             others = controls.makers(mask, ends, derive(seed, "control", name.subtask))
             ablated += [(kind, make) for kind, make in others.items() if kind in CONTROLS]
-        if name.subtask == experiment.data.full:
-            for first in halves:
-                second = [parameter for parameter in names if parameter not in first]
-                if first and second:
-                    ablated += [
-                        ("first half masked", partial(half, mask, first)),
-                        ("second half masked", partial(half, mask, second)),
-                    ]
         for network, made in ablated:
             yield Tested(network, name, partial(_made, under, made))
+        for choice, first in enumerate(halves if name.subtask == experiment.data.full else ()):
+            second = [parameter for parameter in names if parameter not in first]
+            if first and second:
+                for network, part in (("first half masked", first), ("second half masked", second)):
+                    yield Tested(network, name, partial(_made, under, partial(half, mask, part)), choice)
 
 
 def _itself(mask: Mask) -> Mask:

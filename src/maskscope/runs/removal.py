@@ -35,14 +35,12 @@ class Drop:
     relative: Estimate
     """(control - mask) / control, of each mask: 0 nothing is lost, 1 everything."""
     worst_other: str
-    """What else of the tested is lost most."""
+    """What of the tests that have nothing of it is lost most, in the mean; empty where there is no such test."""
     relative_other: Estimate
     """The same for that."""
-
-    @property
-    def ratio(self) -> float:
-        """The drop of what is lost most besides, over that of what was left out. Source: the paper's CIFAR-10 statistics."""
-        return self.relative_other.mean / self.relative.mean if self.relative.mean > 0 else math.nan
+    ratio: Estimate
+    """The drop of what is lost most besides under a mask (0 if nothing is), over that of what was left out. Source: published
+    code of CIFAR-10, "largest other/target"."""
 
 
 def drops(experiment: Experiment, results: Sequence[SeedResults]) -> tuple[Drop, ...]:
@@ -58,8 +56,15 @@ def drops(experiment: Experiment, results: Sequence[SeedResults]) -> tuple[Drop,
     found: list[Drop] = []
     for subtask in data.subtasks:
         out = data.held_out(subtask)
-        others = {name: _relative(results, data.full, subtask, name) for name in data.tested if name != out}
-        worst = max(others, key=lambda name: _or_least(others[name].mean), default=out)
+        lost = _relative(results, data.full, subtask, out)
+        besides = {name: _relative(results, data.full, subtask, name) for name in data.besides(subtask) if name != out}
+        others = {name: estimate(values) for name, values in besides.items()}
+        worst = max(others, key=lambda name: _or_least(others[name].mean), default="")
+        ratios = [
+            max(0.0, *map(_or_least, most)) / target if target > 0 else math.nan
+            for target, *most in zip(lost, *besides.values(), strict=True)
+            if most
+        ]
         found.append(
             Drop(
                 subtask,
@@ -67,9 +72,10 @@ def drops(experiment: Experiment, results: Sequence[SeedResults]) -> tuple[Drop,
                 accuracy(results, "full network", out),
                 accuracy(results, "mask", out, data.full),
                 accuracy(results, "mask", out, subtask),
-                _relative(results, data.full, subtask, out),
+                estimate(lost),
                 worst,
                 others.get(worst, estimate(())),
+                estimate(ratios),
             )
         )
     return tuple(found)
@@ -90,18 +96,20 @@ def removal_finding(found: Sequence[Drop]) -> RemovalFinding:
     return "no exclusive weights" if mean <= NONE_BELOW else "some exclusive weights"
 
 
-def worst_besides(found: Sequence[Drop]) -> Drop:
-    """The one whose mask takes most of something that its training did not leave out."""
-    return max(found, key=lambda drop: _or_least(drop.relative_other.mean))
+def worst_besides(found: Sequence[Drop]) -> Drop | None:
+    """The one whose mask takes most of something that its training did not leave out; None where no test shows it."""
+    shown = [drop for drop in found if drop.worst_other]
+    return max(shown, key=lambda drop: _or_least(drop.relative_other.mean), default=None)
 
 
-def _relative(results: Sequence[SeedResults], control: str, subtask: str, tested: str) -> Estimate:
+def _relative(results: Sequence[SeedResults], control: str, subtask: str, tested: str) -> list[float]:
+    """Of each mask."""
     values: list[float] = []
     for result in results:
         (before,) = accuracies([result], "mask", tested, control)
         after = accuracies([result], "mask", tested, subtask)
         values += [(before - value) / before if before > 0 else math.nan for value in after]
-    return estimate(values)
+    return values
 
 
 def _or_least(value: float) -> float:

@@ -57,6 +57,10 @@ class HoldsOut(Protocol):
         """What of ``tested`` a subtask's training leaves out."""
         ...
 
+    def besides(self, subtask: str) -> tuple[str, ...]:
+        """What of ``tested`` has nothing in it that the subtask's training leaves out."""
+        ...
+
 
 @runtime_checkable
 class Answering(Protocol):

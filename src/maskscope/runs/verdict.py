@@ -108,7 +108,11 @@ def _removal(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     )
     each = "; ".join(f"{d.held_out} {d.control.mean:.1%} to {d.mask.mean:.1%}" for d in found)
     worst = worst_besides(found)
-    others = f"What falls most besides: {worst.worst_other} without {worst.held_out}, by {percent(worst.relative_other.mean)}."
+    others = (
+        "Every other test has some of it too, so that none shows what falls besides."
+        if worst is None
+        else f"What falls most besides: {worst.worst_other} without {worst.held_out}, by {percent(worst.relative_other.mean)}."
+    )
     return Verdict(finding, headline, lost, f"{each}. {others}", None)
 
 
