@@ -30,8 +30,10 @@ from maskscope.report.load import ContinualRun, Found, Run, find
 from maskscope.report.masks import print_mask, print_overlap, wide
 from maskscope.report.plan import print_plan
 from maskscope.report.tables import print_runs
+from maskscope.runs.about import about, said
 from maskscope.runs.experiment import Experiment
 from maskscope.runs.jobs import Job, JobFailed, run_jobs
+from maskscope.runs.own import OwnNetwork
 from maskscope.runs.plan import cost
 from maskscope.runs.store import InUse, folder_of, segment
 from maskscope.runs.study_file import StudyFileError, read_once
@@ -157,13 +159,17 @@ def study(
         chosen = _named(file.name, read_once(file.resolve()).experiments, only)
     except StudyFileError as error:
         raise Failure(str(error)) from None
-    if plan:
-        torch.set_num_threads(per_job)
-        for item in chosen:
-            _plan(item, place, len(seeds))
-        return
     root = out / segment(file.stem)
     with _in_short(root):
+        for item in chosen:
+            if isinstance(item.network, OwnNetwork):
+                for seed in seeds:  # before anything is learned of the first ones
+                    item.network.check_seed(seed)
+        if plan:
+            torch.set_num_threads(per_job)
+            for item in chosen:
+                _plan(item, place, len(seeds))
+            return
         _work([Job(item, seed, root, per_job, place, file.resolve()) for item in chosen for seed in seeds], jobs)
     _report_of(chosen, seeds, root, file.stem)
 
@@ -180,14 +186,12 @@ def _in_short(root: Path) -> Generator[None]:
         path = root / "traceback.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(traceback.format_exc(), encoding="utf-8")
-        raise Failure(f"{error.args[0] if error.args else error} (the traceback is in {path})") from None
+        raise Failure(f"{said(error)} (the traceback is in {path})") from None
 
 
 def _plan(item: Experiment, place: torch.device, seeds: int) -> None:
-    try:
+    with about(f"study {item.variant!r} cannot be run"):
         over, found = cost(item, place)
-    except (ValueError, KeyError, TypeError) as error:
-        raise Failure(f"study {item.variant!r} cannot be run: {error.args[0] if error.args else error}") from None
     print_plan(item, over, found, seeds, Console())
 
 

@@ -178,22 +178,33 @@ class Study:
         """How its steps are worked."""
         return Working(self.autocast, self.split, self.accumulate, self.low_memory)
 
-    def network(self, seed: int) -> nn.Module:
-        """The network of a seed.
+    def check_seed(self, seed: int) -> None:
+        """Look whether there is a network of a seed.
 
         Raises:
             ValueError: A seed other than 0 where one network was given.
-            TypeError: The function returned something else.
         """
-        several = not isinstance(self.model, nn.Module) and _wants_a_seed(self.model)
-        if seed and not several:
+        if seed and not self._has_seeds:
             raise ValueError(
                 f"study {self.name!r} has one network, so its only seed is 0, got {seed}; for several give a function: "
                 "model=lambda seed: ..."
             )
+
+    @property
+    def _has_seeds(self) -> bool:
+        return not isinstance(self.model, nn.Module) and _wants_a_seed(self.model)
+
+    def network(self, seed: int) -> nn.Module:
+        """The network of a seed.
+
+        Raises:
+            ValueError: There is none.
+            TypeError: The function returned something else.
+        """
+        self.check_seed(seed)
         if isinstance(self.model, nn.Module):
             return self.model
-        found = self.model(seed) if several else self.model()  # pyright: ignore[reportCallIssue]
+        found = self.model(seed) if self._has_seeds else self.model()  # pyright: ignore[reportCallIssue]
         if not isinstance(found, nn.Module):
             raise TypeError(f"model of study {self.name!r} returned {type(found).__name__}, expected an nn.Module")
         return found

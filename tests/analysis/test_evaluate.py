@@ -1,5 +1,6 @@
 """Evaluation: means over examples, in evaluation mode, with every flag put back."""
 
+import math
 from inspect import unwrap
 
 import pytest
@@ -10,7 +11,7 @@ from maskscope.analysis.evaluate import Score, evaluate
 from maskscope.core.apply import masked
 from maskscope.core.layout import layout
 from maskscope.core.mask import Mask
-from maskscope.core.objectives import accuracy
+from maskscope.core.objectives import accuracy, cross_entropy
 
 BATCHES = [(torch.eye(3), torch.tensor([0, 1, 0])), (torch.eye(3)[:1], torch.tensor([0]))]
 
@@ -63,3 +64,35 @@ def test_a_subclass_of_a_recurrent_layer_is_evaluated_like_any_other():
 def test_ignored_labels_do_not_count():
     batch = (torch.eye(2).repeat(1, 1, 1), torch.tensor([[0, -100]]))
     assert evaluate(nn.Identity(), [batch], accuracy).value == 1
+
+
+def test_labels_in_a_column_are_meant_as_a_row():
+    """As the loss has it: before, they were compared with every example of the batch."""
+    outputs, labels = torch.eye(4), torch.arange(4)
+    for shaped in (labels, labels[:, None]):
+        assert evaluate(lambda inputs: outputs, [(None, shaped)], accuracy).value == 1.0
+        assert float(cross_entropy(lambda inputs: outputs, (None, shaped))) == pytest.approx(0.7437, abs=1e-4)
+
+
+@pytest.mark.parametrize("of", [accuracy, cross_entropy])
+def test_labels_that_fit_no_output_are_refused(of):
+    one_hot = torch.eye(4).long()
+    with pytest.raises(ValueError, match=r"labels of shape \(4, 4\) do not fit outputs of shape \(4, 4\): .* \(4,\)"):
+        of(lambda inputs: torch.eye(4), (None, one_hot))
+
+
+def test_transposed_labels_are_not_taken_for_others():
+    with pytest.raises(ValueError, match="do not fit"):
+        accuracy(lambda inputs: torch.zeros(2, 3, 5), (None, torch.zeros(3, 2, dtype=torch.long)))
+
+
+def test_nan_predicts_nothing():
+    """The index of the largest output is 0 where all are NaN, and 0 is a label."""
+    broken = torch.full((3, 5), math.nan)
+    assert evaluate(lambda inputs: broken, [(None, torch.zeros(3, dtype=torch.long))], accuracy).value == 0.0
+
+
+def test_a_metric_that_is_nan_is_told():
+    with pytest.warns(UserWarning, match="the metric is NaN for some of 3 examples"):
+        score = evaluate(lambda x: x, [torch.tensor([1.0, math.nan, 1.0])], lambda network, batch: network(batch))
+    assert math.isnan(score.value)

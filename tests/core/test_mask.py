@@ -211,3 +211,10 @@ def test_what_learn_mask_returns_is_not_a_mask_and_says_so():
     for refused in (lambda x: unwrap(masked)(MODEL, x), lambda x: unwrap(overlaps)(x, x, {"all": ["*"]})):
         with pytest.raises(TypeError, match=r"expected a Mask, got object; what learn_mask returns holds it as \.mask"):
             refused(object())
+
+
+def test_a_mask_is_neither_true_nor_false():
+    mask = Mask.full(layout(nn.Linear(2, 3)))
+    for wrong in (lambda: mask and mask, lambda: mask or mask, lambda: not mask):
+        with pytest.raises(TypeError, match="neither true nor false"):
+            wrong()

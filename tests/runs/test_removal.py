@@ -146,6 +146,7 @@ def test_mathematics_runs_from_end_to_end(tmp_path, monkeypatch):
     assert {item.subtask for item in results.accuracies} == set(tiny.MATHEMATICS.data.tested)
     (drop,) = drops(tiny.MATHEMATICS, [results])
     assert (drop.subtask, drop.held_out) == ("easy", "hard")
+    assert "what was left out" in verdict(tiny.MATHEMATICS, [results]).headline.lower()
     write_report(find(tmp_path), tmp_path / "report.html", "mathematics")
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -584,3 +585,56 @@ def test_a_plan_counts_what_is_tested(tmp_path):
     assert found.first != found.loss
     assert found.few
     assert found.learning == pytest.approx(5 * 12 * found.step)
+
+
+def test_a_plan_tries_every_subtask_and_tells_what_the_network_can(file, type_):
+    code, out, _ = type_("study", str(file), "--plan", "--only", "weights", "--threads", "1")
+    assert code == 0
+    assert re.search(r"right, the network itself: [\d.]+% of left, [\d.]+% of right", out)
+    assert "does not reach" not in out
+    text, strict, few = file.read_text(), file.with_name("strict.py"), file.with_name("few.py")
+    strict.write_text(text.replace("solved=0.0)\nrows", "solved=0.99)\nrows"))
+    _, out, _ = type_("study", str(strict), "--plan", "--only", "weights", "--threads", "1")
+    assert "note: the network itself does not reach 99% (the study's solved=) on left, right" in out
+    few.write_text(text.replace("batch_of(w, step)", "batch_of(w, step, 16 if w == 0 else 1)"))
+    for more in (["--plan"], []):
+        code, _, err = type_("study", str(few), "--only", "weights", "--threads", "1", *more)
+        assert code == 1
+        assert "a batch of 1 cannot be cut into samples=2 parts" in err
+        assert "(the mask of " in err
+
+
+def test_errors_of_the_study_s_own_code_keep_their_traceback_in_a_plan(file, type_):
+    text = file.read_text()
+    file.write_text(text.replace("learn=lambda step, w=which: batch_of(w, step)", "learn=lambda step: {}['inputs']"))
+    with pytest.raises(KeyError, match="inputs") as raised:
+        type_("study", str(file), "--plan", "--threads", "1")
+    assert raised.value.__notes__ == ["study 'weights' cannot be run"]
+
+
+def test_a_seed_that_no_network_has_is_refused_before_anything_is_learned(file, type_):
+    for more in (["--plan"], []):
+        code, _, err = type_("study", str(file), "--seeds", "0", "1", "--threads", "1", *more)
+        assert code == 1
+        assert "study 'weights' has one network, so its only seed is 0, got 1" in err
+    assert not list(Path("runs").rglob("masks"))
+
+
+def test_masks_that_had_not_settled_are_told_of_in_the_report(tmp_path):
+    schedule = replace(a_study().schedule, steps=40, settled=0.0001, warmup=0.0)
+    with pytest.warns(UserWarning, match="is not settled"):
+        run(a_study(schedule=schedule, repeats=1), tmp_path)
+    (found,) = find(tmp_path).runs
+    assert any(re.search(r"\d of 3 masks had not settled: .* more steps", text) for text in found.warnings)
+
+
+def test_random_removals_that_do_as_much_are_told_of(tmp_path):
+    measured, _ = run(a_study(), tmp_path)
+
+    def said(at_random):
+        values = {"complement": 0.1, "complement of random mask": at_random}
+        accuracies = tuple(replace(item, value=values.get(item.network, 1.0)) for item in measured.accuracies)
+        return verdict(experiment_of(a_study()), [replace(measured, accuracies=accuracies)]).ablations
+
+    assert "As many random units of each tensor, removed, harm left and right about as much" in said(0.2)
+    assert "random" not in said(0.9)

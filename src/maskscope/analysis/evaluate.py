@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -80,6 +81,11 @@ def _means(network: Network, batches: Any, metrics: Metric) -> tuple[Score, ...]
             examples += values.shape[0]
     if not examples:
         raise ValueError("nothing to evaluate on: there are no batches (an iterator that was used up?)")
+    if total.isnan().any():
+        warnings.warn(
+            f"the metric is NaN for some of {examples:,} examples, and so is its mean; does the network give NaN there?",
+            stacklevel=3,
+        )
     return tuple(Score(value / examples, examples) for value in total.tolist())
 
 

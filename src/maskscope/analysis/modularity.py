@@ -32,7 +32,7 @@ def percent(share: float) -> str:
         >>> percent(0.25), percent(math.nan)
         ('25%', '–')
     """
-    return "–" if math.isnan(share) else f"{share:.0%}"
+    return "–" if math.isnan(share) else f"{share:z.0%}"
 
 
 @dataclass(frozen=True)

@@ -196,6 +196,16 @@ class Mask:
         """The same mask under another label."""
         return dataclasses.replace(self, origin=dataclasses.replace(self.origin, label=label))
 
+    def __bool__(self) -> bool:
+        """Refused: ``a and b`` is not ``a & b``.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "a mask is neither true nor false: combine masks by &, | and ~, and ask mask.is_empty or is_full"
+        )
+
     def __and__(self, other: Mask) -> Mask:
         """Kept by both."""
         return self._combined(other, "&", self.kept & self._other(other))

@@ -62,9 +62,14 @@ class CrossEntropy:
     """Label of positions that do not count."""
 
     def __call__(self, model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]]) -> Float[Tensor, ""]:
-        """The mean over all labels that count."""
+        """The mean over all labels that count.
+
+        Raises:
+            ValueError: The labels are not one class index for each position.
+        """
         inputs, targets = _pair(batch)
         outputs = model(inputs)
+        _check_labels(outputs, targets, fits=targets.numel() == outputs[..., 0].numel())
         return functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=self.ignore)
 
     def weigh(self, batch: tuple[Any, Int[Tensor, "batch *positions"]]) -> float:
@@ -81,12 +86,23 @@ def _pair(batch: object) -> tuple[Any, Tensor]:
     )
 
 
+def _check_labels(outputs: Tensor, targets: Tensor, *, fits: bool) -> None:
+    if not fits:
+        raise ValueError(
+            f"labels of shape {tuple(targets.shape)} do not fit outputs of shape {tuple(outputs.shape)}: expected one class index "
+            f"for each position, {tuple(outputs.shape[:-1])} (of one-hot labels: labels.argmax(-1))"
+        )
+
+
 cross_entropy = CrossEntropy()
 """``CrossEntropy`` with its defaults."""
 
 
 def accuracy(model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]]) -> Shaped[Tensor, " batch"]:
-    """1 for every example whose labels are all predicted, else 0; labels of -100 do not count.
+    """1 for every example whose labels are all predicted, else 0; labels of -100 do not count, NaN predicts nothing.
+
+    Raises:
+        ValueError: The labels are not one class index for each position.
 
     Examples:
         >>> import torch
@@ -94,7 +110,11 @@ def accuracy(model: Network, batch: tuple[Any, Int[Tensor, "batch *positions"]])
         tensor([1., 1., 0.])
     """
     inputs, targets = _pair(batch)
-    right = (model(inputs).argmax(-1) == targets) | (targets == IGNORED)
+    outputs = model(inputs)
+    predicted = outputs.argmax(-1)
+    _check_labels(outputs, targets, fits=predicted.squeeze().shape == targets.squeeze().shape)
+    targets = targets.reshape(predicted.shape)  # (batch, 1) is meant as (batch,)
+    right = ((predicted == targets) & ~outputs.isnan().any(-1)) | (targets == IGNORED)
     return right.flatten(1).all(1).float() if right.ndim > 1 else right.float()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from maskscope.core.learning.settling import is_unsettled
 from maskscope.core.mask import Mask
 from maskscope.runs.continual import Continual, ContinualResults, continual_from_json, is_continual
 from maskscope.runs.environment import Environment
@@ -55,13 +56,26 @@ class Run:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of all seeds; of those that differ in numbers only, the first, with how many more there are."""
+        """Of all seeds, those that differ in numbers only as one; and whether masks should have been learned for longer."""
         alike: dict[str, list[str]] = {}
         for text in (text for result in self.results for text in result.warnings):
             alike.setdefault(re.sub(r"\d[\d.,]*", "#", text), []).append(text)
-        return tuple(
-            texts[0] + (f" ({len(texts) - 1} more like it)" if len(texts) > 1 else "") for texts in alike.values()
+        told = [texts[0] + (f" ({len(texts) - 1} more like it)" if len(texts) > 1 else "") for texts in alike.values()]
+        return (*told, *self._unsettled)
+
+    @property
+    def _unsettled(self) -> list[str]:
+        """Known of masks whose learning curves are there."""
+        masking = self.experiment.masking
+        last = [record.curve[-1].changed for seed in self.seeds for record in seed.records if record.curve]
+        changed = [share for share in last if share is not None and masking and is_unsettled(share, masking.schedule)]
+        if not changed:
+            return []
+        text = (
+            f"{len(changed)} of {len(last)} masks had not settled: over the last 4 % of the steps at the full learning rate up to "
+            f"{max(changed):.0%} of their units still changed; more steps may make masks more alike"
         )
+        return [text]
 
     @property
     def weights(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -19,7 +20,7 @@ from maskscope.runs.estimates import accuracy, outcome
 from maskscope.runs.experiment import Experiment
 from maskscope.runs.properties import Specialized, specialized
 from maskscope.runs.removal import drops
-from maskscope.runs.results import FEW, WITHOUT_RANDOM, HoldsOut
+from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN, WITHOUT_RANDOM, HoldsOut
 from maskscope.runs.verdict import Verdict, verdict
 
 
@@ -227,10 +228,6 @@ def _examples(run: Run) -> str:
     return " and ".join(f"{count:,} ({subtask})" for subtask, count in counts.items())
 
 
-_POOLED = 3
-"""Rows of overlap on the terminal: hidden layers, input and output layers, all; and of pairs, where there are three subtasks."""
-
-
 def print_runs(runs: Sequence[Run], console: Console) -> None:
     """Verdict, accuracies and overlap of every run."""
     for run in runs:
@@ -245,8 +242,9 @@ def _said(said: Verdict, run: Run) -> list[Text | Table]:
     special = table_specialization(run)
     tables += [] if special is None else [short(special, 4, len(special.rows))]
     if overlap is not None:
-        pairs = sum(row[0].startswith(f"{run.experiment.judged_in}: ") for row in overlap.rows)
-        tables.append(short(overlap, 5, _POOLED + pairs))
+        pooled = (HIDDEN, ENDS, ALL)  # and of pairs, where there are three subtasks; not each parameter
+        rows = [row for row in overlap.rows if row[0] in pooled or row[0].startswith(f"{run.experiment.judged_in}: ")]
+        tables.append(short(replace(overlap, rows=tuple(rows)), 5, len(rows)))
     return [
         Text.assemble((f"{said.finding.upper()}  ", "cyan"), (f"{said.headline}.", "bold")),
         Text(f"{said.overlap} {said.ablations}"),

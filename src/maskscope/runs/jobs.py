@@ -24,6 +24,7 @@ from rich.progress import TaskID
 
 from maskscope.core.device import CPU
 from maskscope.progress import bars
+from maskscope.runs.about import said
 from maskscope.runs.continual import Continual, ContinualRunner
 from maskscope.runs.experiment import Experiment
 from maskscope.runs.loop import Paused, Report, Tick
@@ -202,7 +203,7 @@ def _work(job: Job, ticks: _Ticks, stopping: Event) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         ticks.put(_Ended(job.name, paused=str(stop) or "stopped"))
     except (InUse, OSError, ValueError, RuntimeError) as error:
-        ticks.put(_Ended(job.name, error=f"{type(error).__name__}: {error}"))
+        ticks.put(_Ended(job.name, error=f"{type(error).__name__}: {said(error)}"))
     except BaseException:
         ticks.put(_Ended(job.name, error=traceback.format_exc()))
         raise

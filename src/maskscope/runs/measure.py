@@ -20,6 +20,7 @@ from maskscope.core.layout import Layout
 from maskscope.core.mask import Mask
 from maskscope.core.objectives import Network
 from maskscope.runs.ablations import Removal, Tested, Under, networks, removals, under_masks
+from maskscope.runs.about import about
 from maskscope.runs.experiment import Experiment
 from maskscope.runs.places import places, spans_of
 from maskscope.runs.results import (
@@ -105,7 +106,11 @@ def measure(
 
 def _on_each(experiment: Experiment, network: Network) -> list[Score]:
     data = experiment.data
-    return [evaluate(network, data.tests("valid", subtask), data.metric(subtask)) for subtask in data.tested]
+    scores: list[Score] = []
+    for subtask in data.tested:
+        with about(f"the test of {subtask}"):
+            scores.append(evaluate(network, data.tests("valid", subtask), data.metric(subtask)))
+    return scores
 
 
 def _accuracies(experiment: Experiment, item: Tested, tests: Tests) -> Iterator[Accuracy]:

@@ -78,6 +78,14 @@ class OwnNetwork:
         """Not known."""
         return ""
 
+    def check_seed(self, seed: int) -> None:
+        """Look whether there is a network of a seed.
+
+        Raises:
+            ValueError: There is none.
+        """
+        _study(self.source, self.study).check_seed(seed)
+
     def given(self, seed: int) -> nn.Module:
         """The network."""
         return _study(self.source, self.study).network(seed)

@@ -27,6 +27,7 @@ from maskscope.core.mask import Mask
 from maskscope.core.replacement import Replacement, digest_of
 from maskscope.core.seeded import derive, seeded
 from maskscope.runs.ablations import Under
+from maskscope.runs.about import about
 from maskscope.runs.environment import at_work
 from maskscope.runs.experiment import Experiment, Masking, from_json, hashed, to_json
 from maskscope.runs.loop import Loop, Note, Report
@@ -270,7 +271,8 @@ class Runner:
         def reading(state: State) -> Note:
             return asdict(read(state))
 
-        seconds = loop.run(states, logits.state, reading, before)
+        with about(f"the mask of {name.subtask}"):
+            seconds = loop.run(states, logits.state, reading, before)
         origin = origin_of(
             gate=gate,
             steps=logits.step,

@@ -14,12 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from maskscope.analysis.evaluate import evaluate
-from maskscope.core.batches import stream
-from maskscope.core.device import onto
+from maskscope.core.apply import masked
+from maskscope.core.batches import Split, cut, stream
+from maskscope.core.device import device_of, onto
 from maskscope.core.layout import Layout
 from maskscope.core.learning.learn import learning
+from maskscope.core.mask import Mask
 from maskscope.core.modes import evaluating
+from maskscope.core.objectives import Weighed
 from maskscope.runs.ablations import tested
+from maskscope.runs.about import about
 from maskscope.runs.experiment import Experiment
 from maskscope.runs.own import OwnData, OwnNetwork
 from maskscope.runs.results import FEW
@@ -53,6 +57,8 @@ class Cost:
     """Of the same batch under the first samples of the mask. Much larger: what they remove at random is too much to learn from."""
     few: bool
     """Whether the subtasks are few enough for controls and removals of shared weights."""
+    scores: tuple[float, ...]
+    """Of the network itself on each subtask."""
 
     @property
     def learning(self) -> float:
@@ -66,7 +72,7 @@ class Cost:
 
 
 def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
-    """Take a few steps of the first subtask's mask, test the network once, and look at the clock.
+    """Take a few steps of the first subtask's mask, look at a batch of the others', test the network, and look at the clock.
 
     Args:
         experiment: Of a study file that has been read.
@@ -116,23 +122,40 @@ def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
     timed_step = _timed([learn] * min(_WARM + _TIMED, schedule.steps), device)
     states.close()
 
+    for subtask in data.subtasks[1:]:
+        with about(f"the mask of {subtask}"), evaluating(model), torch.no_grad():
+            _try(model, Mask.full(over), data, subtask, schedule.samples, experiment.working.split)
+
+    scores: list[float] = []
+
     def test() -> None:
         for subtask in data.tested:
-            evaluate(model, data.tests("valid", subtask), data.metric(subtask))
+            with about(f"the test of {subtask}"):
+                scores.append(evaluate(model, data.tests("valid", subtask), data.metric(subtask)).value)
 
+    testing = _timed([test], device)
     return over, Cost(
         masks=len(experiment.masks()),
         steps=schedule.steps,
         plain=timed_plain,
         step=timed_step,
         networks=tested(experiment, over),
-        test=_timed([test], device),
+        test=testing,
         memory=_highest(device),
         weights=_bytes(model),
         loss=itself,
         first=float(losses[0]),
         few=len(data.subtasks) <= FEW,
+        scores=tuple(scores),
     )
+
+
+def _try(model: nn.Module, mask: Mask, data: OwnData, subtask: str, samples: int, split: Split | None) -> None:
+    """Whether a step of a subtask's mask could be taken."""
+    batch, objective = next(stream(data.learning(subtask, 0))), data.objective(subtask)
+    weigh = objective.weigh if isinstance(objective, Weighed) else None
+    for part in cut(batch, samples, split, weigh):
+        objective(masked(model, mask), onto(part.batch, device_of(model)))
 
 
 def _timed(work: Sequence[Callable[[], object]], device: torch.device) -> float:

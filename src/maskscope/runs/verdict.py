@@ -13,7 +13,7 @@ from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, pe
 from maskscope.runs.dissociation import LOST, SPARED, Dissociation, dissociations
 from maskscope.runs.estimates import accuracy, reuse_in
 from maskscope.runs.experiment import Experiment
-from maskscope.runs.properties import Reused, reused, specialized
+from maskscope.runs.properties import Reused, Specialized, reused, specialized
 from maskscope.runs.removal import RemovalFinding, drops, removal_finding, worst_besides
 from maskscope.runs.results import ALL, FEW, HoldsOut, SeedResults
 
@@ -36,8 +36,11 @@ class Verdict:
     """Where sharing is the question. In the hidden layers: the first and last layer differ by construction where subtasks have inputs of their own."""
 
 
-_NEARLY_ALL = 0.9
-"""Chance of an overlap above which there is nothing left to compare."""
+_NEARLY_ALL = 0.8
+"""Chance of an overlap above which there is nothing left to compare: no ceiling is far enough above it."""
+
+_HARMED, _AS_MUCH = 0.3, 0.8
+"""Necessity from which random removals are compared with it, and the share of it from which they do as much. Conventions."""
 
 _WITHOUT = ("complement", "complement with ends open")
 
@@ -46,9 +49,9 @@ def verdict(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     """The sentence, from what the experiment is about: what masks share, or what they lose that their training left out."""
     if experiment.masking is None:
         return _untouched(experiment, results)
-    if len(experiment.data.subtasks) == 1:
-        return _place(experiment, results)
-    return _removal(experiment, results) if isinstance(experiment.data, HoldsOut) else _sharing(experiment, results)
+    if isinstance(experiment.data, HoldsOut):
+        return _removal(experiment, results)
+    return _place(experiment, results) if len(experiment.data.subtasks) == 1 else _sharing(experiment, results)
 
 
 def _untouched(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
@@ -241,11 +244,28 @@ def _dissociation_words(found: Sequence[Dissociation]) -> str:
 
 
 def _special_words(experiment: Experiment, results: Sequence[SeedResults]) -> str:
-    found = [(name, specialized(experiment, results, name).p_specialize) for name in experiment.data.subtasks[:FEW]]
-    known = [f"{interval.short} of {name}" for name, interval in found if not math.isnan(interval.mean)]
+    found = [(name, specialized(experiment, results, name)) for name in experiment.data.subtasks[:FEW]]
+    known = [f"{item.p_specialize.short} of {name}" for name, item in found if not math.isnan(item.p_specialize.mean)]
     rest = len(experiment.data.subtasks) - len(found)
     more = f", and {rest} more below" if rest > 0 else ""
-    return f" P_specialize {', '.join(known)}{more}." if known else ""
+    special = f" P_specialize {', '.join(known)}{more}." if known else ""
+    return special + _random_words(item for _, item in found)
+
+
+def _random_words(found: Iterable[Specialized]) -> str:
+    """Where removing as many random units does as much."""
+    alike = [
+        item.subtask
+        for item in found
+        if item.necessity.mean >= _HARMED and item.necessity_at_random.mean >= _AS_MUCH * item.necessity.mean
+    ]
+    if not alike:
+        return ""
+    return (
+        f" As many random units of each tensor, removed, harm {' and '.join(alike)} about as much: that the complement fails says "
+        "little of these weights. Units that everything needs do that, such as those of normalisation layers where they are masked "
+        '(select without them: "!type:LayerNorm").'
+    )
 
 
 def _mean(estimates: Iterable[Estimate]) -> float:

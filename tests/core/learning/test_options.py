@@ -282,3 +282,10 @@ def test_a_mask_can_begin_where_another_ended(gate):
     assert torch.allclose(first.logits, second.logits, atol=1e-4)
     with pytest.raises(ValueError, match="logit for each of 144 units"):
         ms.learn_mask(model, batch_of, ms.cross_entropy, initial=torch.zeros(3), schedule=short, **options)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.functional.cross_entropy, nn.functional.mse_loss])
+def test_a_loss_of_outputs_and_labels_is_not_an_objective(loss):
+    model, batch = nn.Linear(2, 2), (torch.ones(8, 2), torch.zeros(8, dtype=torch.long))
+    with pytest.raises(TypeError, match="got a loss of outputs and labels"):
+        ms.learn_mask(model, [batch], loss)

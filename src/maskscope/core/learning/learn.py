@@ -147,6 +147,7 @@ def learning(
         [1, 2, 3]
     """
     gate = GumbelSigmoid() if gate is None else gate
+    _check_objective(objective)
     _check_settings(layout, schedule, gate, penalty, resume)
     _check_options(accumulate, alongside, cuda_graph=cuda_graph)
     weights = _checked_weights(model, layout)
@@ -379,6 +380,18 @@ def _check_settings(layout: object, schedule: object, gate: object, penalty: flo
         raise ValueError(f"penalty must not be negative, got {penalty}")
     if not isinstance(resume, Logits | None):
         raise TypeError(f"resume takes the logits of a state (stop.state.logits), got {type(resume).__name__}")
+
+
+def _check_objective(objective: object) -> None:
+    """A loss of outputs and labels is the commonest mistake."""
+    module = (
+        objective.__class__.__module__ if isinstance(objective, nn.Module) else getattr(objective, "__module__", "")
+    )
+    if module in ("torch.nn.functional", "torch.nn.modules.loss"):
+        raise TypeError(
+            f"an objective is a function of (network, batch), got a loss of outputs and labels ({objective}); take ms.cross_entropy, "
+            "or write: lambda network, batch: loss(network(batch[0]), batch[1])"
+        )
 
 
 def _check_options(accumulate: int, alongside: object, *, cuda_graph: bool) -> None:

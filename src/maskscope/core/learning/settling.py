@@ -70,8 +70,7 @@ class Settling:
     @property
     def unsettled(self) -> bool:
         """Whether the mask still changed a lot when the learning rate began to fall."""
-        limit = self.schedule.settled
-        return limit is not None and self.changed > UNSETTLED * limit
+        return is_unsettled(self.changed, self.schedule)
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs to decide the same."""
@@ -82,3 +81,8 @@ class Settling:
         """Take over what ``state`` returned."""
         self.end, self.changed = int(state["end"]), float(state["changed"])
         self._last = state["looked"].numpy().copy() if "looked" in state else None
+
+
+def is_unsettled(changed: float, schedule: Schedule) -> bool:
+    """Whether a mask that last changed by so much should have been learned for longer."""
+    return schedule.settled is not None and changed > UNSETTLED * schedule.settled
