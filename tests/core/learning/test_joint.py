@@ -33,7 +33,7 @@ def batch(step):
 def begun(model, frozen=None, spread=1.0, schedule=None):
     over = layout(model, ["*"])
     logits = torch.linspace(-spread, 2 * spread, over.units)
-    return Joint(model, over, logits, frozen or Mask.empty(over), schedule or JointSchedule())
+    return Joint(model, over, logits, Mask.empty(over) if frozen is None else frozen, schedule or JointSchedule())
 
 
 def run(joint, steps, samples=3, clip=1e9):
