@@ -201,6 +201,7 @@ def test_a_mask_that_contains_another_is_not_separate_from_it():
     over = layout(nn.Linear(100, 100))
     small, large = (Mask.of(over, torch.arange(over.units) < size) for size in (100, 800))
     found = reuse_of([small] * 2, [large] * 2)
+    assert reuse_of(small, large).iou.between.mean == found.iou.between.mean
     assert found.iou.position < 0.2
     assert found.iomin.position > 0.9
     assert found.finding == "partly shared"

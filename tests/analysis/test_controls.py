@@ -1,5 +1,7 @@
 """Controls keep what they say, and tell a network that learned from one that did not."""
 
+from inspect import unwrap
+
 import pytest
 import torch
 from hypothesis import given
@@ -153,3 +155,9 @@ def test_learned_controls_need_what_they_are_learned_with(networks):
         controls(model, mask, tests, accuracy, untrained=untrained)
     with pytest.raises(KeyError, match="other"):
         controls(model, mask, tests | {"other": [parity(0)]}, {"parity": accuracy})
+
+
+def test_tests_without_a_name_are_refused():
+    batches = [(torch.eye(3), torch.arange(2).repeat(2)[:3])]
+    with pytest.raises(TypeError, match="tests is a mapping of a name to batches"):
+        unwrap(controls)(nn.Linear(3, 2), Mask.full(layout(nn.Linear(3, 2))), batches, accuracy)

@@ -178,6 +178,7 @@ def controls(
         replacement: What removed weights become, in all tests. Default: zero.
 
     Raises:
+        TypeError: ``tests`` is not a mapping.
         ValueError: ``learn`` without an objective, or ``untrained`` without ``learn``.
         KeyError: A glob matches nothing, or a test has no metric.
 
@@ -194,6 +195,10 @@ def controls(
         raise ValueError("learned controls need the objective that the mask was learned with")
     if untrained is not None and learn is None:
         raise ValueError("a control on random weights needs to know how to learn it: pass learn")
+    if not isinstance(tests, Mapping):
+        raise TypeError(
+            f'tests is a mapping of a name to batches, such as {{"addition": tests}}, got {type(tests).__name__}'
+        )
     tests = {name: list(batches) for name, batches in tests.items()}
     metrics = dict(metric) if isinstance(metric, Mapping) else dict.fromkeys(tests, metric)
 

@@ -145,7 +145,7 @@ def reuse(between: Iterable[Overlap], again: Iterable[Overlap], where: str = "al
 
 
 def reuse_of(
-    first: Sequence[Mask], second: Sequence[Mask], names: Iterable[str] | None = None, where: str = "all"
+    first: Mask | Sequence[Mask], second: Mask | Sequence[Mask], names: Iterable[str] | None = None, where: str = "all"
 ) -> Reuse:
     """``reuse`` from one or more masks of each subtask, learned with different seeds.
 
@@ -155,6 +155,7 @@ def reuse_of(
         ValueError: No masks, or different layouts.
     """
     names = None if names is None else tuple(names)
+    first, second = ([masks] if isinstance(masks, Mask) else masks for masks in (first, second))
     between = [overlap(a, b, names) for a in first for b in second]
     again = [overlap(a, b, names) for masks in (first, second) for a, b in combinations(masks, 2)]
     return reuse(between, again, where)
