@@ -27,6 +27,8 @@ _INCH = 130
 """Pixels of a page that become an inch on paper."""
 _SHORT = 3
 """Letters of a name that is not turned."""
+_LINE = 130
+"""Letters of a legend's line."""
 
 
 def write_figures(found: Found, folder: Path) -> tuple[Path, ...]:
@@ -88,8 +90,14 @@ def drawn(chart: Chart) -> Figure:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             names.setdefault(name, handle)
     if names:
+        columns = max(1, min(3, _LINE // max(map(len, names))))
         figure.legend(
-            list(names.values()), list(names), loc="outside upper center", ncols=3, frameon=False, fontsize="small"
+            list(names.values()),
+            list(names),
+            loc="outside upper center",
+            ncols=columns,
+            frameon=False,
+            fontsize="small",
         )
     return figure
 
