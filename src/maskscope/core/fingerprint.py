@@ -81,7 +81,7 @@ def fingerprint(model: nn.Module) -> Fingerprint:
     """
     prints: list[ParameterPrint] = []
     for name, parameter in model.named_parameters():
-        digest = hashlib.blake2b(raw(parameter).data, digest_size=8).hexdigest()
+        digest = hashlib.blake2b(_raw(parameter).data, digest_size=8).hexdigest()
         prints.append(ParameterPrint(name, tuple(parameter.shape), str(parameter.dtype).removeprefix("torch."), digest))
     return Fingerprint(tuple(prints))
 
@@ -98,8 +98,7 @@ def batches_digest(batches: Iterable[Batch]) -> str:
 
     def add(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
-            found.update(f"{leaf.dtype} {tuple(leaf.shape)} ".encode())
-            found.update(raw(leaf).data)
+            take_in(leaf, found)
         elif isinstance(leaf, np.ndarray) and leaf.dtype != object:
             found.update(f"{leaf.dtype} {leaf.shape} ".encode())
             found.update(leaf.tobytes())
@@ -113,6 +112,12 @@ def batches_digest(batches: Iterable[Batch]) -> str:
     return found.hexdigest()
 
 
-def raw(values: Tensor) -> UInt8[np.ndarray, " bytes"]:
+def take_in(values: Tensor, found: hashlib.blake2b) -> None:
+    """A tensor's type, shape and bytes into a digest."""
+    found.update(f"{values.dtype} {tuple(values.shape)} ".encode())
+    found.update(_raw(values).data)
+
+
+def _raw(values: Tensor) -> UInt8[np.ndarray, " bytes"]:
     """The bytes of a tensor, wherever it is."""
     return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

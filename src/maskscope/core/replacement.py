@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from maskscope.core.fingerprint import raw
+from maskscope.core.fingerprint import take_in
 from maskscope.core.layout import Layout
 from maskscope.core.seeded import seeded
 from maskscope.core.select import nearest
@@ -115,9 +115,8 @@ def digest_of(replacement: Replacement | None) -> str:
         return ""
     found = hashlib.blake2b(digest_size=8)
     for name in sorted(replacement):
-        value = replacement[name]
-        found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        found.update(raw(value).data)
+        found.update(f"{name} ".encode())
+        take_in(replacement[name], found)
     return found.hexdigest()
 
 

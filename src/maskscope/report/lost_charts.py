@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maskscope.analysis.gradients import EVERYWHERE
-from maskscope.analysis.modularity import estimate
+from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.report.chart import COLOURS, Chart, Heat, Panel, Series, Style, means, stds
 from maskscope.report.load import Run
 from maskscope.runs.estimates import accuracy, outcome
@@ -97,22 +97,30 @@ def removed(run: Run) -> Chart | None:
 
 def gradients(run: Run) -> Chart | None:
     """How the gradient at kept weights turns as more of the network is masked. Source: Csordas et al. 2021, CIFAR-10."""
-    found = [item for result in run.results for item in result.gradients]
+    found = cosines(run)
     if not found:
         return None
-    steps = sorted({item.masked for item in found})
-    places = list(dict.fromkeys(item.where for item in found if item.where == EVERYWHERE or ".weight" in item.where))
     series: list[Series] = []
-    for where, colour in zip(reversed(places), COLOURS * len(places), strict=False):
-        values = [estimate(i.cosine for i in found if (i.where, i.masked) == (where, step)) for step in steps]
+    for (where, values), colour in zip(reversed(found.items()), COLOURS * len(found), strict=False):
         style: Style = "line and points" if where == EVERYWHERE else "line"
-        series.append(Series(where, style, colour, tuple(map(float, steps)), means(values), stds(values)))
+        series.append(Series(where, style, colour, tuple(map(float, range(len(values)))), means(values), stds(values)))
     panel = Panel("masked layers, from the output back", "cosine", tuple(series), x_axis="whole", y_range=(-0.3, 1.05))
     caption = (
         f"Cosine of the gradients of the loss on all classes, over the weights that the mask of {run.experiment.data.subtasks[0]} "
         "keeps: of the network, and with the mask applied to its last layers."
     )
     return Chart("gradients", "Gradients of kept weights", caption, (panel,))
+
+
+def cosines(run: Run) -> dict[str, list[Estimate]]:
+    """Of the gradient at each weight tensor and at all together, with none, one, two ... groups of parameters masked."""
+    found = [item for result in run.results for item in result.gradients]
+    steps = sorted({item.masked for item in found})
+    places = dict.fromkeys(item.where for item in found if item.where == EVERYWHERE or ".weight" in item.where)
+    return {
+        where: [estimate(i.cosine for i in found if (i.where, i.masked) == (where, step)) for step in steps]
+        for where in places
+    }
 
 
 def _mask_of(run: Run, subtask: str) -> str:

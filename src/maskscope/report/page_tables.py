@@ -11,8 +11,9 @@ from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.data import scan_grammar
 from maskscope.experiments import Preset, experiments
 from maskscope.report import calibration, continual
-from maskscope.report.grid import Grid, percent
+from maskscope.report.grid import Grid, percent, ratio
 from maskscope.report.load import ContinualRun, ContinualSeed, Run, SeedRun
+from maskscope.report.lost_charts import cosines
 from maskscope.report.published import TABLE_ONE
 from maskscope.report.shared_tables import table_overlap
 from maskscope.report.size_charts import table_faithfulness
@@ -279,14 +280,10 @@ def _on_full(run: Run, network: str) -> Estimate:
 
 def gradients(setting: Setting) -> str:
     """Cosine of the gradients at kept weights, of the network and with more and more of it masked."""
-    found = {run.name: [item for result in run.results for item in result.gradients] for run in setting.runs}
-    steps = sorted({item.masked for items in found.values() for item in items})
-    rows: list[list[str]] = []
-    for name, items in found.items():
-        for where in dict.fromkeys(item.where for item in items if not item.where.endswith(".bias")):
-            here = [estimate(i.cosine for i in items if (i.where, i.masked) == (where, step)) for step in steps]
-            rows.append([name, where, *(f"{value.mean:.2f} ± {value.std:.2f}" for value in here)])
-    return markdown(("of", "gradient of", *(f"{step} masked" for step in steps)), rows) if rows else ""
+    rows = [[run.name, where, *map(ratio, values)] for run in setting.runs for where, values in cosines(run).items()]
+    return (
+        markdown(("of", "gradient of", *(f"{step} masked" for step in range(len(rows[0]) - 2))), rows) if rows else ""
+    )
 
 
 def repeatability(setting: Setting) -> str:

@@ -100,7 +100,6 @@ def measure(
         tuple(_serving(experiment, masks)),
         likeness,
         tuple(names for mask in some for names in spans_of(mask.layout).values() if len(names) > 1),
-        experiment.tested_on,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
@@ -313,7 +313,7 @@ class Runner:
         network = read_record(self.folder.training, TrainingRecord).digest
         digest = hashed({"network": network, "masks": [mask.digest for mask in masks.values()], "batches": batches})
         tests = Tests(self.folder.tests, digest, loop.task, self.report)
-        results = measure(self.experiment, self.seed, model, masks, tests)
+        results = replace(measure(self.experiment, self.seed, model, masks, tests), tested_on=batches)
         write_record(path, results)
         tests.drop()
         loop.finish(1, "tested")

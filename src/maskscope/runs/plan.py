@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from statistics import median
 
@@ -14,14 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from maskscope.analysis.evaluate import evaluate
-from maskscope.core.apply import masked
-from maskscope.core.batches import Split, cut, stream
-from maskscope.core.device import device_of, onto
+from maskscope.core.batches import stream
+from maskscope.core.device import onto
 from maskscope.core.layout import Layout
 from maskscope.core.learning.learn import learning
-from maskscope.core.mask import Mask
 from maskscope.core.modes import evaluating
-from maskscope.core.objectives import Weighed
 from maskscope.runs.ablations import tested
 from maskscope.runs.about import about
 from maskscope.runs.experiment import Experiment
@@ -72,7 +70,7 @@ class Cost:
 
 
 def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
-    """Take a few steps of the first subtask's mask, look at a batch of the others', test the network, and look at the clock.
+    """Take a few steps of the first subtask's mask and one of the others', test the network, and look at the clock.
 
     Args:
         experiment: Of a study file that has been read.
@@ -103,11 +101,9 @@ def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
         losses.append(next(states).loss)
 
     turns = stream(batches)
-    states = learning(
+    states_of = partial(
+        learning,
         model,
-        batches,
-        objective,
-        initial=experiment.initial(model, over, batches, objective),
         layout=over,
         gate=experiment.gate,
         schedule=schedule,
@@ -116,6 +112,7 @@ def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
         replacement=experiment.replacement(model, over),
         **experiment.working._asdict(),
     )
+    states = states_of(batches, objective, initial=experiment.initial(model, over, batches, objective))
     timed_plain = _timed([plain] * (_WARM + _TIMED), device)
     itself = float(losses[0])
     losses.clear()
@@ -123,8 +120,8 @@ def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
     states.close()
 
     for subtask in data.subtasks[1:]:
-        with about(f"the mask of {subtask}"), evaluating(model), torch.no_grad():
-            _try(model, Mask.full(over), data, subtask, schedule.samples, experiment.working.split)
+        with about(f"the mask of {subtask}"):
+            next(states_of([next(stream(data.learning(subtask, 0)))], data.objective(subtask)))
 
     scores: list[float] = []
 
@@ -148,14 +145,6 @@ def cost(experiment: Experiment, device: torch.device) -> tuple[Layout, Cost]:
         few=len(data.subtasks) <= FEW,
         scores=tuple(scores),
     )
-
-
-def _try(model: nn.Module, mask: Mask, data: OwnData, subtask: str, samples: int, split: Split | None) -> None:
-    """Whether a step of a subtask's mask could be taken."""
-    batch, objective = next(stream(data.learning(subtask, 0))), data.objective(subtask)
-    weigh = objective.weigh if isinstance(objective, Weighed) else None
-    for part in cut(batch, samples, split, weigh):
-        objective(masked(model, mask), onto(part.batch, device_of(model)))
 
 
 def _timed(work: Sequence[Callable[[], object]], device: torch.device) -> float:
