@@ -15,20 +15,23 @@ from torch import nn
 import tiny
 from maskscope.core.layout import layout
 from maskscope.core.mask import Mask
-from maskscope.report import charts, shared_charts
+from maskscope.report import chart, charts, continual, shared_charts
 from maskscope.report.collect import collect
 from maskscope.report.figures import PICTURE, picture, rendered
+from maskscope.report.grid import narrow
 from maskscope.report.html import write_report
 from maskscope.report.load import Found, find
 from maskscope.report.page import write_page
 from maskscope.report.paper import drawn, write_figures
-from maskscope.report.shared_tables import table_overlap, table_shares
+from maskscope.report.shared_tables import table_overlap, table_shares, table_sizes
 from maskscope.report.tables import print_runs, table_one, table_outcomes
 from maskscope.runs.estimates import accuracy
 from maskscope.runs.pipeline import Runner
 from maskscope.runs.results import ALL, Accuracy, MaskName
 from maskscope.runs.store import folder_of
 from maskscope.runs.verdict import verdict
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,7 @@ def test_page_and_terminal_show_the_same_numbers(root, page):
     for cell in table_one(run).rows[0][1:]:
         assert f"<td>{cell}</td>" in page
         assert cell in terminal
+    assert f'<td class="words">{table_one(run).rows[0][0]}</td>' in page
     assert table_overlap(run).rows[0][1] in terminal
 
 
@@ -122,7 +126,7 @@ def test_masks_that_beat_the_network_are_told(root, alone, said):
         for seed in run.seeds
     )
     caption = table_one(replace(run, seeds=seeds)).caption
-    assert ("better than the network itself (pair 1, 90.0 for 60.0 %)" in caption) == said
+    assert ("better than the network itself (pair 1, 90.0 for 60.0%)" in caption) == said
 
 
 def test_table_one_is_the_mean_over_masks_and_seeds(root):
@@ -170,8 +174,7 @@ def test_confusions_are_shown_where_the_data_have_them(root, both, page):
 
 def test_networks_of_several_sizes_are_drawn_against_their_size(root, both):
     assert charts.across(find(root).runs) is None  # different data
-    chart = charts.across(find(both).runs)
-    left, right = chart.panels
+    left, right = charts.across(find(both).runs).panels
     assert left.series[0].x == (42 * 16 + 16 * 12 + 12 * 20, 42 * 24 + 24 * 12 + 12 * 20)
     smaller = next(run for run in find(both).runs if run.experiment.variant == "fnn")
     shares = [s.shared for s in smaller.results[0].shares if (s.name.subtask, s.where) == ("+", ALL)]
@@ -190,18 +193,95 @@ def test_charts_are_written_for_a_paper(both, tmp_path):
 
 def test_charts_of_many_subtasks_fit_on_paper_and_name_what_they_show():
     """A label that leaves no room for its axes is a warning, and so an error here."""
-    (run,) = find(Path(__file__).parents[2] / "results" / "cifar10" / "standard" / "cnn-no-dropout").runs
-    for chart in shared_charts.of_run(run):
-        drawn(chart).savefig(io.BytesIO(), bbox_inches="tight")
+    (run,) = find(RESULTS / "cifar10" / "standard" / "cnn-no-dropout").runs
+    for one in shared_charts.of_run(run):
+        drawn(one).savefig(io.BytesIO(), bbox_inches="tight")
     served = shared_charts.served(run)
-    names = [str(name) for name in served.panels[1].series[0].y]
-    assert names[:2] == ["all 10", "all but: without bird"]
-    assert len({*names}) == len(names)
-    bars = rendered(served).data[1]
+    names = served.panels[0].rows
+    assert names[:2] == ("all 10", "all but: without bird")
+    bars = rendered(served).data[0]
+    assert len(bars.y) == len(names)  # none twice
     assert (bars.orientation, bars.x[0]) == ("h", run.results[0].serving[0].sets[0].units)
-    shown = rendered(served).layout.yaxis2
+    shown = rendered(served).layout.yaxis
     assert shown.showticklabels
-    assert shown.autorange == "reversed"
+    assert shown.range[0] > shown.range[1]  # the first on top
+
+
+def test_names_of_rows_stand_at_the_left_of_a_figure_where_there_is_room_for_them():
+    """Between two panels they would lie over the left one."""
+    (run,) = find(RESULTS / "cifar10" / "standard" / "cnn-no-dropout").runs
+    (other,) = find(RESULTS / "scan" / "standard" / "transformer").runs
+    several = [one for of in (run, other) for one in charts.of_run(of) if len(one.panels) > 1]
+    assert {"confusions", "serving", "matrices", "overlap-per-tensor"} <= {one.name for one in several}
+    for one in several:
+        assert one.tells_names(0)
+        for i, panel in enumerate(one.panels[1:], start=1):
+            if panel.rows:
+                assert not one.tells_names(i), one.name
+                assert rendered(one).layout[f"yaxis{i + 1}"].showticklabels is False
+
+
+def test_the_numbers_in_cells_can_be_read_on_every_colour():
+    """Black on them has the contrast that WCAG asks for, 4.5 to 1."""
+    for colour in (*chart.ONE_WAY, *chart.BOTH_WAYS):
+        assert (_luminance(colour) + 0.05) / (_luminance(chart.BLACK) + 0.05) > 4.5, colour
+
+
+def _luminance(colour):
+    parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_a_legend_lies_as_close_to_a_tall_figure_as_to_a_low_one():
+    """Its place is told in heights of the axes."""
+    (run,) = find(RESULTS / "scan" / "standard" / "transformer").runs
+    above = []
+    for one in (charts.overlap_per_tensor(run), charts.curves(run.seeds[0])):
+        layout = rendered(one).layout
+        above.append((layout.legend.y - 1) * (layout.height - layout.margin.t - layout.margin.b))
+    assert above[0] == pytest.approx(above[1])
+
+
+def test_more_masks_than_colours_have_another_dash():
+    (run,) = find(RESULTS / "cifar10" / "standard" / "cnn-no-dropout").runs
+    for one in (charts.curves(run.seeds[0]), charts.probabilities(run.seeds[0])):
+        series = one.panels[0].series
+        assert len(series) == 11
+        assert len({(item.style, item.colour) for item in series}) == 11
+
+
+def test_a_card_that_cannot_tell_says_why(tmp_path):
+    found = find(RESULTS / "cifar10" / "standard" / "cnn-no-dropout")
+    page = write_report(found, tmp_path / "r.html", "x").read_text(encoding="utf-8")
+    (run,) = found.runs
+    assert verdict(run.experiment, run.results).finding == "cannot tell"
+    assert f"Why: {run.reasons[0]}." in page
+    found = find(RESULTS / "scan" / "standard" / "transformer")
+    assert found.runs[0].warnings  # that masks had not settled is no reason
+    assert "Why:" not in write_report(found, tmp_path / "s.html", "x").read_text(encoding="utf-8")
+
+
+def test_layers_of_which_the_last_task_keeps_nothing_are_named():
+    (run,) = find(RESULTS / "permuted-mnist" / "standard" / "unprotected-one-first-layer").continual
+    said = continual.verdict(run).ablations
+    assert "shares 100.0% in layers.3 of its units" in said
+    assert said.endswith("It keeps nothing of layers.0 and layers.1 and layers.2.")
+    (run,) = find(RESULTS / "permuted-mnist" / "standard" / "frozen").continual
+    assert "keeps nothing" not in continual.verdict(run).ablations
+
+
+def test_a_page_turns_tables_that_are_too_wide_where_that_makes_them_narrow(root):
+    (run,) = find(RESULTS / "cifar10" / "standard" / "cnn-no-dropout").runs
+    wide = table_one(run)
+    assert len(wide.header) == 24
+    turned = narrow(wide)
+    assert turned.header == ("", *run.experiment.data.tested)
+    assert [row[0] for row in turned.rows][:2] == ["network", "all classes (control)"]
+    sizes = table_sizes(run)
+    assert len(sizes.header) == 13
+    assert narrow(sizes) is sizes  # twelve columns would be no better
+    assert narrow(table_one(find(root).runs[0])).header[0] == "accuracy on"
 
 
 def test_collected_results_are_small_and_are_read_as_the_runs_are(both, tmp_path):

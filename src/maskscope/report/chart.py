@@ -10,12 +10,29 @@ from maskscope.analysis.modularity import Estimate
 
 # Okabe and Ito's palette, safe for colour-blind readers; in this order it also differs in lightness.
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#222222", "#EDEDED"
-RED, SKY = "#d55e00", "#56b4e9"
+RED, SKY = "#D55E00", "#56B4E9"
 COLOURS = (BLACK, BLUE, ORANGE, GREEN, PINK, RED, SKY)
+ONE_WAY, BOTH_WAYS = ("#FFFFFF", SKY), (ORANGE, "#FFFFFF", SKY)
+"""Of cells, from the lowest value to the highest: all so light that the number in a cell can be read in black."""
 
-Style = Literal["line", "dotted", "steps", "points", "diamonds", "ticks across", "ticks up", "bars", "line and points"]
+Style = Literal[
+    "line",
+    "dashed",
+    "dotted",
+    "steps",
+    "dashed steps",
+    "line and points",
+    "points",
+    "diamonds",
+    "ticks across",
+    "ticks up",
+    "bars",
+]
 Axis = Literal["linear", "whole", "log", "names"]
 """whole: ticks at whole numbers only."""
+
+LINES: tuple[Style, ...] = ("line", "dashed", "dotted", "steps", "dashed steps")
+"""Styles without a mark at each point."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +58,15 @@ class Panel:
     title: str = ""
     x_axis: Axis = "linear"
     y_axis: Axis = "linear"
-    """Of names, the first one on top; panels beside each other that both have names have the same."""
+    """Of names, the first one on top."""
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The names on the y axis, from above; of numbers, none."""
+        named = self.series if self.y_axis == "names" else ()
+        return tuple(dict.fromkeys(str(name) for series in named for name in series.y))
 
 
 @dataclass(frozen=True)
@@ -77,9 +100,8 @@ class Chart:
     """In pixels, on a page."""
 
     def tells_names(self, i: int) -> bool:
-        """Whether a panel has to say the names of its y axis: the one to its left does not."""
-        left = self.panels[i - 1] if i else None
-        return not (isinstance(left, Panel) and left.y_axis == "names")
+        """Whether a panel has to say the names of its rows: the one to its left has no others."""
+        return i == 0 or self.panels[i - 1].rows != self.panels[i].rows
 
 
 def means(values: Iterable[Estimate]) -> tuple[float, ...]:

@@ -198,7 +198,7 @@ def curves(seed: SeedRun) -> Chart:
     for record in seed.records:
         colour = COLOURS[subtasks.index(record.name.subtask) % len(COLOURS)]
         again = f" (again, {record.name.seed})" if record.name.seed else ""
-        style: Style = "dotted" if record.name.seed else "line"
+        style: Style = "dotted" if record.name.seed else _line(subtasks.index(record.name.subtask))
         x = tuple(float(point.step) for point in record.curve)
         for series, y in (
             (losses, tuple(point.loss for point in record.curve)),
@@ -220,7 +220,7 @@ def probabilities(seed: SeedRun) -> Chart:
     series = tuple(
         Series(
             record.name.subtask,
-            "steps",
+            "steps" if i < len(COLOURS) else "dashed steps",
             COLOURS[i % len(COLOURS)],
             centres,
             tuple(float(count) if count else np.nan for count in record.histogram),
@@ -248,6 +248,11 @@ def of_run(run: Run) -> tuple[Chart, ...]:
     if seed.records:
         found.append(probabilities(seed))
     return tuple(chart for chart in found if chart is not None)
+
+
+def _line(i: int) -> Style:
+    """That of the first colours, or, where they come again, another."""
+    return "line" if i < len(COLOURS) else "dashed"
 
 
 def _top(series: Iterable[Series]) -> float:

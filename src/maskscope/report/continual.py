@@ -77,14 +77,16 @@ def verdict(run: ContinualRun) -> Verdict:
     remembers = left.mean >= REMEMBERS_ABOVE
     headline = "The first task is not forgotten" if remembers else "The first task is forgotten"
     overlap = (
-        f"After {run.tasks} tasks {percent(left)} % of its accuracy is left ({percent(first)} % right at first, "
-        f"{percent(last)} % in the end)."
+        f"After {run.tasks} tasks {percent(left)}% of its accuracy is left ({percent(first)}% right at first, "
+        f"{percent(last)}% in the end)."
     )
-    ends = (shared(run, run.tasks - 1, where) for where in sharable(run))
-    layered = ", ".join(f"{percent(share)} % in {where}" for share, where in zip(ends, sharable(run), strict=True))
+    ends = {where: shared(run, run.tasks - 1, where) for where in sharable(run)}
+    empty = " and ".join(where for where, share in ends.items() if not share.n)
+    layered = ", ".join(f"{percent(share)}% in {where}" for where, share in ends.items() if share.n)
     text = (
-        f"New tasks are learned to {percent(new(run))} %. The last one shares {layered} of its units with earlier masks, "
-        f"which by then keep {percent(used_together(run, run.tasks - 1))} % of all units there."
+        f"New tasks are learned to {percent(new(run))}%. The last one shares {layered or 'none'} of its units with earlier masks, "
+        f"which by then keep {percent(used_together(run, run.tasks - 1))}% of all units there."
+        f"{f' It keeps nothing of {empty}.' if empty else ''}"
     )
     return Verdict("nothing forgotten" if remembers else "forgets", headline, overlap, text, None)
 
@@ -107,7 +109,7 @@ def table_tasks(run: ContinualRun) -> Grid:
         "permutation",
         "when learned",
         "in the end",
-        "permutation 0 by then",
+        "first by then",
         *(f"shared, {w}" for w in layers),
         "used",
     )
@@ -136,7 +138,7 @@ def forgetting(runs: Sequence[ContinualRun]) -> Chart:
         Panel("permutation just learned", "accuracy", tuple(first), "on the first one", "whole", y_range=bounds),
         Panel("permutation", "accuracy", tuple(fresh), "on each, when it is learned", "whole", y_range=bounds),
     )
-    return Chart("forgetting", "What is forgotten", "Chance is 10 %. Error bars: over seeds.", panels, 460)
+    return Chart("forgetting", "What is forgotten", "Chance is 10%. Error bars: over seeds.", panels, 460)
 
 
 def sharing(run: ContinualRun) -> Chart:

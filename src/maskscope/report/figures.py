@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,16 +11,33 @@ from jaxtyping import UInt8
 from plotly.subplots import make_subplots
 
 from maskscope.core.mask import Mask
-from maskscope.report.chart import BLACK, BLUE, COLOURS, GREY, ORANGE, Chart, Heat, Panel, Series
+from maskscope.report.chart import (
+    BLACK,
+    BLUE,
+    BOTH_WAYS,
+    COLOURS,
+    GREY,
+    LINES,
+    ONE_WAY,
+    ORANGE,
+    Chart,
+    Heat,
+    Panel,
+    Series,
+)
 from maskscope.report.load import Run
 from maskscope.runs.results import MaskName
 
 PICTURE = 160
 """Rows and columns of a mask picture at most; more could not be told apart on a screen."""
 
-_ONE_WAY = [(0.0, "#ffffff"), (1.0, BLUE)]
-_BOTH_WAYS = [(0.0, ORANGE), (0.5, "#ffffff"), (1.0, BLUE)]
+_ABOVE, _BELOW, _LEGEND = 70, 60, 26
+"""Pixels around a figure, and between its top and its legend."""
 
+_DECADES = 100
+"""Largest over smallest value from which a logarithmic axis names powers of ten only."""
+
+_DASHES = {"dotted": "dot", "dashed": "dash", "dashed steps": "dash"}
 _SYMBOLS = {"points": "circle", "diamonds": "diamond-open", "ticks across": "line-ew-open", "ticks up": "line-ns-open"}
 
 
@@ -30,9 +47,11 @@ def rendered(chart: Chart) -> go.Figure:
     shown: set[str] = set()
     for column, panel in enumerate(chart.panels, start=1):
         if isinstance(panel, Heat):
+            named = chart.tells_names(column - 1)
             figure.add_trace(_heat(panel), row=1, col=column)
             figure.update_xaxes(title=panel.x, row=1, col=column, automargin=True)
-            figure.update_yaxes(title=panel.y, row=1, col=column, automargin=True, autorange="reversed")
+            y = {"title": panel.y if named else "", "showticklabels": named}
+            figure.update_yaxes(y, row=1, col=column, automargin=True, autorange="reversed")
             continue
         for series in panel.series:
             across = panel.y_axis == "names"
@@ -52,9 +71,10 @@ def _heat(panel: Heat) -> go.Heatmap:
         y=panel.rows,
         zmin=panel.low,
         zmax=panel.high,
-        colorscale=_BOTH_WAYS if panel.both_ways else _ONE_WAY,
+        colorscale=BOTH_WAYS if panel.both_ways else ONE_WAY,
         showscale=False,
         texttemplate="%{z:.0f}",
+        textfont={"color": BLACK},
         hovertemplate="%{y}, %{x}: %{z:.1f}<extra></extra>",
         xgap=1,
         ygap=1,
@@ -63,9 +83,9 @@ def _heat(panel: Heat) -> go.Heatmap:
 
 def _scatter(series: Series, *, across: bool) -> go.Scatter:
     line = {"color": series.colour}
-    if series.style in ("line", "dotted", "steps"):
-        line |= {"dash": "dot" if series.style == "dotted" else "solid"}
-        line |= {"shape": "hvh"} if series.style == "steps" else {}
+    if series.style in LINES:
+        line |= {"dash": _DASHES.get(series.style, "solid")}
+        line |= {"shape": "hvh"} if "steps" in series.style else {}
         return go.Scatter(x=series.x, y=_without_nan(series.y), mode="lines", line=line)
     bars = _error_bars(series.spread)
     if series.style == "line and points":
@@ -96,18 +116,24 @@ def _axes(figure: go.Figure, panel: Panel, column: int, *, named: bool) -> None:
     x: dict[str, object] = {"title": panel.x, "automargin": True}
     y: dict[str, object] = {"title": panel.y, "automargin": True}
     if panel.x_axis == "log":
-        x["type"] = "log"
+        x |= {"type": "log", "dtick": _ticks(value for series in panel.series for value in series.x)}
     if panel.x_axis == "whole":
         x |= {"tickformat": "d", "dtick": 1}
     if panel.y_axis == "log":
-        y |= {"type": "log", "nticks": 5}
+        y |= {"type": "log", "dtick": _ticks(value for series in panel.series for value in series.y)}
     if panel.y_axis == "names":
-        y |= {"autorange": "reversed", "showticklabels": named, "dtick": 1}
+        y |= {"range": [len(panel.rows) - 0.4, -0.6], "showticklabels": named, "dtick": 1}
     for axis, bounds in ((x, panel.x_range), (y, panel.y_range)):
         if bounds:
             axis["range"] = list(bounds)
     figure.update_xaxes(x, row=1, col=column)
     figure.update_yaxes(y, row=1, col=column)
+
+
+def _ticks(values: Iterable[float | str]) -> int | str:
+    """Where a logarithmic axis has numbers, as plotly says it: at powers of ten, or also at 2 and 5 of them."""
+    known = [value for value in values if isinstance(value, float) and value > 0]
+    return 1 if known and max(known) >= _DECADES * min(known) else "D2"
 
 
 def mask_pictures(run: Run) -> go.Figure:
@@ -188,8 +214,8 @@ def _styled(figure: go.Figure, height: int) -> go.Figure:
         template="plotly_white",
         height=height,
         font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.1, "x": 0},
-        margin={"l": 60, "r": 20, "t": 70, "b": 60},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1 + _LEGEND / (height - _ABOVE - _BELOW), "x": 0},
+        margin={"l": 60, "r": 20, "t": _ABOVE, "b": _BELOW},
         colorway=list(COLOURS),
     )
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -19,6 +20,21 @@ class Grid:
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def words(self) -> tuple[bool, ...]:
+        """Of each column, whether it has names in it, not numbers."""
+        return words(self.rows, len(self.header))
+
+
+def words(rows: Sequence[Sequence[str]], columns: int) -> tuple[bool, ...]:
+    """Of each column, whether it has names in it: such columns stand left, numbers stand right.
+
+    Examples:
+        >>> words((("a", "b", "1.0"), ("c", "–", "–")), 3)
+        (True, True, False)
+    """
+    return tuple(i == 0 or any(row[i][:1].isalpha() for row in rows) for i in range(columns))
 
 
 def percent(value: Estimate) -> str:
@@ -42,6 +58,16 @@ def _spread(mean: float, std: float, places: int) -> str:
     return f"{mean:.{places}f}" + ("" if math.isnan(std) else f" ± {std:.{places}f}")
 
 
+_WIDE = 9
+"""Columns that a page has room for."""
+
+
+def narrow(grid: Grid) -> Grid:
+    """For a page: turned where there are many columns and rather fewer rows."""
+    columns, rows = len(grid.header), len(grid.rows) + 1
+    return turned(grid) if columns > _WIDE and rows < 0.75 * columns else grid
+
+
 def turned(grid: Grid) -> Grid:
     """Rows as columns: narrow enough for a terminal of 80 columns."""
     cells = [grid.header, *grid.rows]
@@ -52,8 +78,8 @@ def turned(grid: Grid) -> Grid:
 def rich_table(grid: Grid) -> Table:
     """A grid for the terminal."""
     table = Table(title=Text(grid.title), title_justify="left", caption=Text(grid.caption) if grid.caption else None)
-    for i, name in enumerate(grid.header):
-        table.add_column(Text(name), justify="left" if i == 0 else "right")
+    for name, words in zip(grid.header, grid.words, strict=True):
+        table.add_column(Text(name), justify="left" if words else "right")
     for row in grid.rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from maskscope.report import calibration, charts, continual, figures, shared_charts, size_charts
 from maskscope.report.chart import Chart
-from maskscope.report.grid import Grid
+from maskscope.report.grid import Grid, narrow
 from maskscope.report.load import ContinualRun, ContinualSeed, Found, Run, SeedRun
 from maskscope.report.shared_tables import table_overlap, table_shares, table_significance, table_sizes
 from maskscope.report.tables import (
@@ -62,10 +62,12 @@ class Section:
     anchor: str
     name: str
     verdict: Verdict
+    why: str
+    """What stands in the way where one cannot tell; empty otherwise."""
     warnings: tuple[str, ...]
     tables: tuple[Grid, ...]
     plots: tuple[Plot, ...]
-    seeds: tuple[SeedRun, ...] | tuple[ContinualSeed, ...]
+    seeds: Grid
     config: str
 
 
@@ -133,8 +135,10 @@ def _section(run: Run, index: int, *, drawn: bool) -> Section:
         table_shares(run),
         table_sizes(run),
     )
-    kept = tuple(table for table in tables if table is not None)
-    return Section(anchor, run.name, said, run.warnings, kept, plots, run.seeds, to_json(run.experiment))
+    kept = tuple(narrow(table) for table in tables if table is not None)
+    why = run.reasons[0] if run.reasons and said.finding == "cannot tell" else ""
+    seeds = _table_seeds(run.seeds)
+    return Section(anchor, run.name, said, why, run.warnings, kept, plots, seeds, to_json(run.experiment))
 
 
 def _plots(run: Run, said: Verdict, anchor: str) -> tuple[Plot, ...]:
@@ -150,7 +154,29 @@ def _in_turn(run: ContinualRun, index: int) -> Section:
     drawn = continual.sharing(run)
     plot = Plot(drawn.title, drawn.caption, _html(figures.rendered(drawn), anchor))
     said, table = continual.verdict(run), continual.table_tasks(run)
-    return Section(anchor, run.name, said, (), (table,), (plot,), run.seeds, run.experiment.to_json())
+    seeds = _table_seeds(run.seeds)
+    return Section(anchor, run.name, said, "", (), (table,), (plot,), seeds, run.experiment.to_json())
+
+
+def _table_seeds(seeds: Sequence[SeedRun | ContinualSeed]) -> Grid:
+    """When, where and by what each network was learned."""
+    rows = tuple(
+        (
+            str(seed.seed),
+            about.started[:16].replace("T", " "),
+            f"{seed.seconds / 60:.0f} min" if seed.seconds >= 60 else f"{seed.seconds:.0f} s",
+            about.maskscope,
+            about.commit or "–",
+            about.torch,
+            about.python,
+            about.machine,
+            str(about.threads),
+            about.device,
+        )
+        for seed, about in ((seed, seed.environment) for seed in seeds)
+    )
+    header = ("network seed", "begun (UTC)", "learning", "maskscope", "commit", "torch", "Python")
+    return Grid("Where this comes from", "", (*header, "machine", "threads", "device"), rows)
 
 
 def _html(figure: go.Figure, identity: str) -> Markup:

@@ -56,12 +56,18 @@ class Run:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of all seeds, those that differ in numbers only as one; and whether masks should have been learned for longer."""
+        """What stands in the way of a verdict, and whether masks should have been learned for longer."""
+        return (*self.reasons, *self._unsettled)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Warnings of all seeds, those that differ in numbers only as one: with any of them one cannot tell."""
         alike: dict[str, list[str]] = {}
         for text in (text for result in self.results for text in result.warnings):
             alike.setdefault(re.sub(r"\d[\d.,]*", "#", text), []).append(text)
-        told = [texts[0] + (f" ({len(texts) - 1} more like it)" if len(texts) > 1 else "") for texts in alike.values()]
-        return (*told, *self._unsettled)
+        return tuple(
+            texts[0] + (f" ({len(texts) - 1} more like it)" if len(texts) > 1 else "") for texts in alike.values()
+        )
 
     @property
     def _unsettled(self) -> list[str]:
@@ -72,7 +78,7 @@ class Run:
         if not changed:
             return []
         text = (
-            f"{len(changed)} of {len(last)} masks had not settled: over the last 4 % of the steps at the full learning rate up to "
+            f"{len(changed)} of {len(last)} masks had not settled: over the last 4% of the steps at the full learning rate up to "
             f"{max(changed):.0%} of their units still changed; more steps may make masks more alike"
         )
         return [text]

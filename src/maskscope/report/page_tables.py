@@ -11,7 +11,7 @@ from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.data import scan_grammar
 from maskscope.experiments import Preset, experiments
 from maskscope.report import calibration, continual
-from maskscope.report.grid import Grid, percent, ratio
+from maskscope.report.grid import Grid, percent, ratio, words
 from maskscope.report.load import ContinualRun, ContinualSeed, Run, SeedRun
 from maskscope.report.lost_charts import cosines
 from maskscope.report.published import TABLE_ONE
@@ -94,7 +94,7 @@ class Setting:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table."""
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [header, ["---" if left else "--:" for left in words(rows, len(header))], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 

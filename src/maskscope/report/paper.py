@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from maskscope.report import calibration, charts, continual
-from maskscope.report.chart import BLACK, BLUE, ORANGE, Chart, Heat, Panel, Series
+from maskscope.report.chart import BLACK, BOTH_WAYS, LINES, ONE_WAY, Chart, Heat, Panel, Series
 from maskscope.report.html import over_all
 from maskscope.report.load import Found
 from maskscope.runs.store import segment
 
 FORMATS = ("pdf", "svg", "png")
 
+_DASHES = {"dotted": ":", "dashed": "--", "dashed steps": "--"}
 _MARKS = {"points": "o", "diamonds": "D", "ticks across": "_", "ticks up": "|", "line and points": "o"}
 _INCH = 130
 """Pixels of a page that become an inch on paper."""
@@ -103,15 +104,13 @@ def drawn(chart: Chart) -> Figure:
 
 
 def _heat(axes: Axes, panel: Heat) -> None:
-    colours = LinearSegmentedColormap.from_list("", (ORANGE, "white", BLUE) if panel.both_ways else ("white", BLUE))
+    colours = LinearSegmentedColormap.from_list("", BOTH_WAYS if panel.both_ways else ONE_WAY)
     axes.imshow(np.array(panel.values), cmap=colours, vmin=panel.low, vmax=panel.high, aspect="auto")
-    dark = panel.high / 2 if not panel.both_ways else 0.6 * panel.high
     size = "small" if len(panel.columns) <= 10 and len(panel.rows) <= 12 else "x-small"
     for i, row in enumerate(panel.values):
         for j, value in enumerate(row):
             if not math.isnan(value):
-                colour = "white" if value > dark else BLACK
-                axes.text(j, i, f"{value:z.0f}", ha="center", va="center", fontsize=size, color=colour)
+                axes.text(j, i, f"{value:z.0f}", ha="center", va="center", fontsize=size, color=BLACK)
     axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=30, ha="right", fontsize="small")
     axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize="small")
     axes.set(xlabel=panel.x, ylabel=panel.y)
@@ -154,15 +153,15 @@ def _names(axes: Axes, panel: Panel, *, named: bool) -> None:
 
 
 def _plot(axes: Axes, series: Series, *, across: bool) -> None:
-    if series.style in ("line", "dotted", "steps"):
+    if series.style in LINES:
         axes.plot(
             series.x,
             series.y,
             color=series.colour,
             label=series.name,
             linewidth=1.2,
-            linestyle=":" if series.style == "dotted" else "-",
-            drawstyle="steps-mid" if series.style == "steps" else "default",
+            linestyle=_DASHES.get(series.style, "-"),
+            drawstyle="steps-mid" if "steps" in series.style else "default",
         )
         return
     axes.errorbar(

@@ -58,11 +58,11 @@ def served(run: Run) -> Chart:
     )
     caption = (
         f"Units of the {found.where} that the first masks of the subtasks keep, network seed {run.results[0].seed}. Left: by "
-        f"how many masks keep them. Right: by exactly which{' (the largest sets)' if len(found.sets) > _BARS else ''}."
+        f"exactly which masks keep them{' (the largest sets)' if len(found.sets) > _BARS else ''}. Right: by how many."
     )
     panels = (
-        Panel("subtasks served", "units", (counts,), x_axis="names"),
         Panel("units", "", (sets,), y_axis="names"),
+        Panel("subtasks served", "units", (counts,), x_axis="names"),
     )
     return Chart("serving", "Which weights serve how many subtasks", caption, panels, 420)
 

@@ -56,7 +56,7 @@ def _better(run: Run) -> str:
         for name in subtasks
     )
     better = [
-        f"{name}, {100 * alone:.1f} for {100 * whole:.1f} %" for name, alone, whole in pairs if alone > whole + _MORE
+        f"{name}, {100 * alone:.1f} for {100 * whole:.1f}%" for name, alone, whole in pairs if alone > whole + _MORE
     ]
     if not better:
         return ""
