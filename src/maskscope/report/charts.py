@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.core.select import by_layer, layer
-from maskscope.report import lost_charts, shared_charts, size_charts
+from maskscope.report import calibration, continual, lost_charts, shared_charts, size_charts
 from maskscope.report.chart import BLACK, BLUE, COLOURS, ORANGE, Chart, Panel, Series, Style, means, stds
-from maskscope.report.load import Run, SeedRun
+from maskscope.report.load import Found, Run, SeedRun
+from maskscope.runs.calibration import Recovered
 from maskscope.runs.estimates import accuracy, reuse_in, sharing
 from maskscope.runs.results import ALL, ENDS, HIDDEN, HISTOGRAM_BINS
-from maskscope.runs.verdict import Verdict
+from maskscope.runs.verdict import Verdict, verdict
 
 MANY = 16
 """Tensors above which layers are shown instead."""
 
 
+def over_all(found: Found, planted: Mapping[str, Sequence[Recovered]]) -> tuple[Chart, ...]:
+    """The charts over all runs; ``planted`` as ``calibration.groups`` of them."""
+    placed = position([(run.name, verdict(run.experiment, run.results)) for run in found.runs])
+    forgotten = continual.forgetting(found.continual) if found.continual else None
+    sized = across(found.runs) if found.runs and not planted else None
+    return tuple(chart for chart in (calibration.chart(planted), placed, sized, forgotten) if chart is not None)
+
+
 def position(named: Sequence[tuple[str, Verdict]]) -> Chart | None:
     """Where each network's hidden-layer overlap lies between chance and ceiling; None where sharing is not the question."""
-    placed = [(name, verdict.reuse.iou) for name, verdict in named if verdict.reuse is not None]
+    placed = [(name, said.reuse.iou) for name, said in named if said.reuse is not None]
     if not placed:
         return None
     names, found = tuple(name for name, _ in placed), [iou for _, iou in placed]

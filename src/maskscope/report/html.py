@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,6 @@ from maskscope.report.tables import (
     table_pairs,
     table_specialization,
 )
-from maskscope.runs.calibration import Recovered
 from maskscope.runs.experiment import to_json
 from maskscope.runs.results import MaskName
 from maskscope.runs.store import write_text
@@ -92,7 +91,7 @@ def write_report(found: Found, path: Path, title: str) -> Path:
     page = templates.get_template("report.html.j2").render(
         title=title,
         sections=sections,
-        overview=[_plot(chart) for chart in over_all(found, planted)],
+        overview=[_plot(chart) for chart in charts.over_all(found, planted)],
         summaries=[grid for grid in (calibration.table(planted), calibration.levels(planted)) if grid is not None],
         drawn=drawn,
         unfinished=found.unfinished,
@@ -103,14 +102,6 @@ def write_report(found: Found, path: Path, title: str) -> Path:
     )
     write_text(path, page)
     return path
-
-
-def over_all(found: Found, planted: Mapping[str, Sequence[Recovered]]) -> tuple[Chart, ...]:
-    """The charts over all runs; ``planted`` as ``calibration.groups`` of them."""
-    placed = charts.position([(run.name, verdict(run.experiment, run.results)) for run in found.runs])
-    forgotten = continual.forgetting(found.continual) if found.continual else None
-    across = charts.across(found.runs) if found.runs and not planted else None
-    return tuple(chart for chart in (calibration.chart(planted), placed, across, forgotten) if chart is not None)
 
 
 def _plot(chart: Chart) -> Plot:

@@ -16,7 +16,6 @@ from matplotlib.ticker import MaxNLocator
 
 from maskscope.report import calibration, charts, continual
 from maskscope.report.chart import BLACK, BOTH_WAYS, LINES, ONE_WAY, Chart, Heat, Panel, Series
-from maskscope.report.html import over_all
 from maskscope.report.load import Found
 from maskscope.runs.store import segment
 
@@ -60,7 +59,7 @@ def write_figures(found: Found, folder: Path) -> tuple[Path, ...]:
 
 
 def _charts(found: Found) -> Iterator[tuple[str, Chart]]:
-    for chart in over_all(found, calibration.groups(found.runs)):
+    for chart in charts.over_all(found, calibration.groups(found.runs)):
         yield "", chart
     for run in found.runs:
         for chart in charts.of_run(run):

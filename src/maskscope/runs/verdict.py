@@ -104,10 +104,13 @@ def _removal(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
         "no exclusive weights": "Masks keep what their training left out",
         "cannot tell": "Cannot tell whether what was left out has weights of its own",
     }[finding]
+    spread = (
+        f" (mean over {mean.n} of {len(found)}; from {percent(min(known, default=math.nan))} to "
+        f"{percent(max(known, default=math.nan))})"
+    )
     lost = (
-        f"Under masks learned without it, accuracy falls by {percent(mean.mean)} of what the control mask has "
-        f"(mean over {mean.n} of {len(found)}; from {percent(min(known, default=math.nan))} to "
-        f"{percent(max(known, default=math.nan))})."
+        f"Under {'a mask' if len(found) == 1 else 'masks'} learned without it, accuracy falls by {percent(mean.mean)} of what the "
+        f"control mask has{spread if len(found) > 1 else ''}."
     )
     each = "; ".join(f"{d.held_out} {d.control.mean:.1%} to {d.mask.mean:.1%}" for d in found)
     worst = worst_besides(found)
@@ -206,6 +209,7 @@ def _overlap_words(where: str, found: Reuse) -> str:
 def _ablation_words(experiment: Experiment, results: Sequence[SeedResults]) -> str:
     subtasks = experiment.data.subtasks
     others = [(a, b) for a in subtasks for b in subtasks if a != b]
+    rest = "the other" if len(others) == 2 else "others"
     own_mask = _mean(accuracy(results, "mask", s, s) for s in subtasks)
     other_mask = _mean(accuracy(results, "mask", b, a) for a, b in others)
     own_without, own_open = (_mean(accuracy(results, kind, s, s) for s in subtasks) for kind in _WITHOUT)
@@ -215,8 +219,8 @@ def _ablation_words(experiment: Experiment, results: Sequence[SeedResults]) -> s
         f"{other_open:.1%}"
     )
     return (
-        f"A mask alone serves its own subtask in {own_mask:.1%} of cases and the other in {other_mask:.1%}. Without the "
-        f"mask's weights its own is right in {own_without:.1%} and the other in {other_without:.1%}"
+        f"A mask alone serves its own subtask in {own_mask:.1%} of cases and {rest} in {other_mask:.1%}. Without the "
+        f"mask's weights its own is right in {own_without:.1%} and {rest} in {other_without:.1%}"
         f"{'' if math.isnan(own_open) else only_hidden}.{_special_words(experiment, results)}"
         f"{_dissociation_words(dissociations(experiment, results))}"
     )
