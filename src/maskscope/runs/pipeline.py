@@ -65,6 +65,16 @@ class _Learner:
     replaced: str
     """Its digest."""
 
+    def changed_since(self, mask: Mask) -> str:
+        """In what a mask that was learned before does not fit what is here now; empty if it does."""
+        if mask.layout != self.over:
+            return "it has another layout"
+        if mask.origin.replaced != self.replaced:
+            return "what removed weights become is not what it was"
+        before = mask.origin.model
+        other = before and (before.structural_difference(self.learned_on) or before.value_difference(self.learned_on))
+        return f"the network is not what it was: {other}" if other else ""
+
     def beside(self, control: Mask) -> tuple[nn.Module, Layout]:
         """The network and the layout of a subtask's mask: without what is taken from the control mask."""
         patterns = self.masking.from_control
@@ -226,13 +236,10 @@ class Runner:
         path, record = self.folder.mask(name.subtask, name.seed), self.folder.mask_record(name.subtask, name.seed)
         if path.exists() and record.exists():
             try:
-                mask = Mask.load(path, learner.model)
+                mask = Mask.load(path)
                 read_record(record, MaskRecord)
-                if mask.layout != learner.over:
-                    why = f"{path} has another layout"
-                elif mask.origin.replaced != learner.replaced:
-                    why = "what removed weights become is not what it was"
-                else:
+                why = learner.changed_since(mask)
+                if not why:
                     return mask
             except (ValueError, KeyError) as damage:
                 why = str(damage)
