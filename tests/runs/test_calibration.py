@@ -115,4 +115,4 @@ def test_errors_and_wrong_verdicts_are_counted():
             one(math.nan, 0.5, "cannot tell"),
         ]
     )
-    assert astuple(found) == pytest.approx((5, 4, 0.45, 0.45, 5, 0.0, 2, 1, 2, 1, 1))
+    assert astuple(found) == pytest.approx((5, 4, 0.45, 4, 0.45, 5, 0.0, 2, 1, 2, 1, 1))

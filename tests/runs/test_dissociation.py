@@ -111,3 +111,25 @@ def test_of_three_subtasks_the_pairs_are_named():
     found = replace(results({}), pairs=tuple(pairs), accuracies=tuple(full), overlaps=tuple(shared))
     assert [(item.lost, item.spared) for item in dissociations(three, [found])][2:4] == [("a", "c"), ("c", "a")]
     assert "; a double dissociation of a and b, b and c." in verdict(three, [found]).ablations
+
+
+def test_of_three_subtasks_each_pair_must_share_its_ends():
+    """b and c have inputs of their own; that the other pairs share theirs does not help."""
+    three = replace(TWO, data=OwnData("three", "", ("a", "b", "c"), 0.1, 0.0))
+    pairs = [*removed_of("a", "b", DOUBLE), *removed_of("a", "c", DOUBLE), *removed_of("b", "c", DOUBLE)]
+    full = [Accuracy("full network", None, subtask, 0.9, 100) for subtask in "abc"]
+    shared = [item for where in (HIDDEN, ENDS, ALL) for item in overlaps(where, 80, "abc")]
+    apart = [
+        replace(item, overlap=replace(item.overlap, both=10))
+        if item.overlap.where == ENDS and {item.first.subtask, item.second.subtask} == {"b", "c"}
+        else item
+        for item in shared
+    ]
+    found = replace(results({}), pairs=tuple(pairs), accuracies=tuple(full), overlaps=tuple(apart))
+    assert {(item.lost, item.spared) for item in dissociations(three, [found])} == {
+        ("a", "b"),
+        ("b", "a"),
+        ("a", "c"),
+        ("c", "a"),
+    }
+    assert "; a double dissociation of a and b, a and c." in verdict(three, [found]).ablations

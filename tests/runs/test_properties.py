@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +19,15 @@ from maskscope.core.apply import masked
 from maskscope.core.files import load_tensors
 from maskscope.core.mask import Mask
 from maskscope.core.seeded import derive
+from maskscope.report.load import Run, SeedRun
+from maskscope.report.tables import table_specialization
+from maskscope.runs.environment import Environment
+from maskscope.runs.estimates import reuse_in
 from maskscope.runs.own import OwnData
-from maskscope.runs.pipeline import Runner
-from maskscope.runs.properties import reused, specialized
-from maskscope.runs.results import HIDDEN, WITHOUT_RANDOM, Accuracy, MaskName, MaskRecord, PairOverlap, SeedResults
-from maskscope.runs.store import folder_of, read_record
+from maskscope.runs.pipeline import Runner, TrainingRecord
+from maskscope.runs.properties import damage, reused, specialized
+from maskscope.runs.results import ALL, HIDDEN, WITHOUT_RANDOM, Accuracy, MaskName, MaskRecord, PairOverlap, SeedResults
+from maskscope.runs.store import RunFolder, folder_of, read_record
 from maskscope.runs.verdict import verdict
 
 UNITS = 1000
@@ -107,6 +112,133 @@ def test_single_masks_have_no_ceiling_and_no_interval():
     random = np.random.default_rng(3)
     found = reused([network(about(0.1, 0.01, random), about(0.8, 0.01, random), repeats=1)], HIDDEN)
     assert found.finding == "cannot tell"
+
+
+def test_one_network_of_several_does_not_speak_for_the_others():
+    """Its masks repeat, those of the others do not: there is no interval, and no verdict."""
+    random = np.random.default_rng(5)
+    results = [
+        network(about(0.03, 0.01, random), about(ceiling, 0.01, random), i) for i, ceiling in enumerate((0.8, 0.1, 0.1))
+    ]
+    found = reused(results, HIDDEN)
+    assert found.iou.mean == pytest.approx(0.03 / 0.8, abs=0.02)
+    assert found.iou.of_how_many == "1 of 3 networks"
+    assert math.isnan(found.iou.low)
+    assert found.finding == "cannot tell"
+    said = verdict(tiny.FNN, results)
+    assert "Only in 1 of 3 networks masks of one subtask agree enough" in said.overlap
+    assert "too little room" not in said.overlap
+
+
+NOT_TRAINED = TrainingRecord(0.0, 0, math.nan, "")
+NOWHERE = Environment("", "", "", "", "", 1, "")
+
+
+def masks_by_luck(kind, repeats, random):
+    """Overlaps of masks of two subtasks that need 200 units together and 200 each; a mask keeps a part of them, by luck."""
+    kept = {}
+    for subtask in ("pair 1", "pair 2"):
+        for r in range(repeats):
+            part = random.uniform(0.4, 1)
+            common = random.random(200) < part if kind == "everywhere" else np.ones(200, dtype=bool)
+            kept[MaskName(subtask, r)] = common, random.random(200) < part
+    pairs = []
+    for a, b in combinations(kept, 2):
+        both = int((kept[a][0] & kept[b][0]).sum())
+        both += int((kept[a][1] & kept[b][1]).sum()) if a.subtask == b.subtask else 0
+        sizes = (int(sum(part.sum() for part in kept[name])) for name in (a, b))
+        pairs.append(PairOverlap(a, b, Overlap(HIDDEN, both, *sizes, 100_000, 0.0, 0.0)))
+    return SeedResults("", 0, (), (), (), tuple(pairs), (), ())
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 5])
+@pytest.mark.parametrize("kind", ["own", "everywhere"])
+def test_intervals_over_the_masks_of_one_network_cover_as_they_say(kind, repeats):
+    """Of two masks each they are too wide, not too narrow. The truth: a ratio of means over very many masks."""
+    random = np.random.default_rng(repeats)
+    many = [reuse_in([masks_by_luck(kind, 12, random)], HIDDEN).iou for _ in range(25)]
+    truth = np.mean([item.between.mean for item in many]) / np.mean([item.ceiling.mean for item in many])
+    intervals = [reused([masks_by_luck(kind, repeats, random)], HIDDEN).iou for _ in range(250)]
+    covered = np.mean([item.low <= truth <= item.high for item in intervals])
+    assert 0.82 <= covered <= (1.0 if repeats == 2 else 0.99)
+
+
+def test_the_ends_alone_are_a_network_too():
+    """Without hidden layers, where all layers are judged."""
+    random = np.random.default_rng(6)
+    result = network(about(0.8, 0.01, random), about(0.8, 0.01, random))
+    nowhere = [replace(item, overlap=replace(item.overlap, where=ALL)) for item in result.overlaps]
+    said = verdict(tiny.FNN, [replace(result, overlaps=tuple(nowhere))])
+    assert said.finding == "shared"
+    assert said.overlap.startswith("In all layers their IoU")
+
+
+def test_masks_that_keep_nothing_have_no_overlap_and_that_is_said():
+    empty = replace(overlap(0.5), both=0, first=0, second=0)
+    names = [MaskName(subtask, r) for subtask in ("pair 1", "pair 2") for r in range(2)]
+    pairs = tuple(PairOverlap(a, b, empty) for a, b in combinations(names, 2))
+    said = verdict(tiny.FNN, [SeedResults("", 0, (), (), (), pairs, (), ())])
+    assert said.finding == "cannot tell"
+    assert said.overlap.startswith("In the hidden layers masks are empty, so that there is no overlap.")
+    assert "nan" not in said.overlap
+
+
+def test_where_only_iomin_cannot_be_placed_no_border_is_blamed():
+    """Masks that keep most: by IoMin random ones overlap as much."""
+    random = np.random.default_rng(7)
+    result = network(about(0.01, 0.002, random), about(0.8, 0.01, random))
+    high = [replace(item, overlap=replace(item.overlap, chance_iomin=0.85)) for item in result.overlaps]
+    said = verdict(tiny.FNN, [replace(result, overlaps=tuple(high))])
+    assert said.finding == "cannot tell"
+    assert "By IoMin nothing can be said" in said.overlap
+    assert "border" not in said.overlap
+
+
+def scored(full, complements, tested=("pair 1", "pair 2"), seed=0):
+    """Accuracies of the network, and without each mask, by (mask's subtask, tested)."""
+    rows = [Accuracy("full network", None, name, value, 100) for name, value in zip(tested, full, strict=True)]
+    for (removed, name), value in complements.items():
+        mask = MaskName(removed, 0)
+        rows.append(Accuracy("complement", mask, name, value, 100))
+        rows.append(Accuracy("mask", mask, name, 1.0 if name == removed else 0.01, 100))
+    return SeedResults("", seed, tuple(rows), (), (), (), (), ())
+
+
+def test_the_full_task_is_no_other_subtask():
+    values = {("pair 1", "pair 1"): 0.0, ("pair 1", "pair 2"): 1.0, ("pair 1", "all"): 0.5}
+    result = scored((1.0, 1.0, 1.0), values, ("pair 1", "pair 2", "all"))
+    assert specialized(tiny.FNN, [result], "pair 1").p_specialize.mean == pytest.approx(1.0)
+
+
+def test_damage_is_a_mean_over_networks_that_have_learned_the_subtask():
+    lost = scored((1.0, 1.0), {("pair 1", "pair 2"): 0.01})
+    kept = scored((1.0, 0.4), {("pair 1", "pair 2"): 0.4}, seed=1)
+    never = scored((1.0, 0.02), {("pair 1", "pair 2"): 0.01}, seed=2)
+    found = damage(tiny.FNN, [lost, kept, never], "pair 1", "pair 2")
+    assert found.mean == pytest.approx(0.5)
+    assert found.of_how_many == "2 of 3 networks"
+
+
+def test_a_number_of_fewer_networks_says_so_in_its_table():
+    """Removal harms its own enough in one of three networks only: P_specialize is of that one."""
+    results = [
+        scored(
+            (1.0, 1.0),
+            {(a, b): value if a == b else 1.0 for a in ("pair 1", "pair 2") for b in ("pair 1", "pair 2")},
+            seed=i,
+        )
+        for i, value in enumerate((0.0, 0.95, 0.95))
+    ]
+    run = Run(
+        tiny.FNN,
+        tuple(SeedRun(RunFolder(Path()), i, result, NOT_TRAINED, NOWHERE, ()) for i, result in enumerate(results)),
+    )
+    table = table_specialization(run)
+    (row, _) = table.rows
+    cells = dict(zip(table.header, row, strict=True))
+    assert cells["P_specialize"] == "1.00 (n=1)"
+    assert cells["n"] == "3 networks"
+    assert "n=" not in cells["necessity"]
 
 
 def test_p_specialize_is_that_of_the_accuracies_over_networks():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -32,12 +32,14 @@ class Interval:
     """NaN where there are fewer than two values."""
     high: Number
     n: int
-    """Independent values behind it: networks, or masks of the only network."""
+    """Independent values behind it: networks, or masks of the only network. Those that have no value do not count."""
     over: Over
     """What they are; an interval over masks speaks of one network only."""
     error: Number = math.nan
     """Standard error of the mean."""
     level: float = LEVEL
+    asked: int = 0
+    """Values there would be if none were undefined; at least n."""
 
     def __str__(self) -> str:
         """For a person.
@@ -46,7 +48,19 @@ class Interval:
             >>> print(Interval(0.5, 0.4, 0.6, 3, "networks"))
             0.50 [0.40, 0.60] (n=3 networks)
         """
-        return f"{self.short} (n={self.n}{'' if self.over == 'nothing' else f' {self.over}'})"
+        return f"{self.short} (n={self.of_how_many})"
+
+    @property
+    def of_how_many(self) -> str:
+        """N, and of what.
+
+        Examples:
+            >>> nested([[0.5], [0.3], [math.nan]]).of_how_many
+            '2 of 3 networks'
+        """
+        if self.over == "nothing":
+            return "0"
+        return f"{self.n} of {self.asked} {self.over}" if self.asked > self.n else f"{self.n} {self.over}"
 
     @property
     def short(self) -> str:
@@ -94,9 +108,10 @@ def student(mean: float, error: float, freedom: float, n: int, over: Over, level
 
 
 def nested(networks: Sequence[Sequence[float]], level: float = LEVEL) -> Interval:
-    """The mean of values nested in networks: over networks where there are two, else over the masks of the one.
+    """The mean of values nested in networks: over networks where there are several, else over the masks of the one.
 
-    With several networks each counts once, with the mean of its masks: masks of one network are not independent of each other.
+    With several networks each counts once, with the mean of its masks: masks of one network are not independent of each other. Where
+    only one of several has a value there is no interval: its masks do not speak for the others.
 
     Args:
         networks: For each network seed, a value for each of its masks; NaN values do not count.
@@ -109,18 +124,19 @@ def nested(networks: Sequence[Sequence[float]], level: float = LEVEL) -> Interva
         0.15 [-0.17, 0.47] (n=2 masks)
         >>> print(nested([[0.1]]))
         0.10 (n=1 networks)
+        >>> print(nested([[0.1, 0.2], [math.nan]]))
+        0.15 (n=1 of 2 networks)
     """
     kept = [[value for value in values if not math.isnan(value)] for values in networks]
-    kept = [values for values in kept if values]
-    if not kept:
-        return NOTHING
     over: Over = "networks"
-    values = [float(np.mean(values)) for values in kept]
-    if len(kept) == 1 and len(kept[0]) > 1:
-        over, values = "masks", kept[0]
+    values, asked = [float(np.mean(values)) for values in kept if values], len(networks)
+    if len(networks) == 1 and len(networks[0]) > 1:
+        over, values, asked = "masks", kept[0], len(networks[0])
     n = len(values)
+    if not n:
+        return NOTHING
     error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    return student(float(np.mean(values)), error, float(n - 1), n, over, level)
+    return replace(student(float(np.mean(values)), error, float(n - 1), n, over, level), asked=asked)
 
 
 def crossed(table: Float64[np.ndarray, "first second"], level: float = LEVEL) -> Interval:

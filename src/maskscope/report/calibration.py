@@ -86,7 +86,11 @@ def table(found: Groups) -> Grid | None:
 
 
 def _cells(found: Calibration) -> tuple[str, ...]:
-    errors = ((found.error_iou, found.told), (found.error_iomin, found.told), (found.error_special, found.told_special))
+    errors = (
+        (found.error_iou, found.told),
+        (found.error_iomin, found.told_iomin),
+        (found.error_special, found.told_special),
+    )
     return (
         str(found.n),
         *(_error(value, n, found.n) for value, n in errors),

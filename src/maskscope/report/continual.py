@@ -85,7 +85,7 @@ def verdict(run: ContinualRun) -> Verdict:
     layered = ", ".join(f"{percent(share)}% in {where}" for where, share in ends.items() if share.n)
     text = (
         f"New tasks are learned to {percent(new(run))}%. The last one shares {layered or 'none'} of its units with earlier masks, "
-        f"which by then keep {percent(used_together(run, run.tasks - 1))}% of all units there."
+        f"which keep {percent(used_together(run, max(0, run.tasks - 2)))}% of all units there."
         f"{f' It keeps nothing of {empty}.' if empty else ''}"
     )
     return Verdict("nothing forgotten" if remembers else "forgets", headline, overlap, text, None)

@@ -58,7 +58,7 @@ def _spread(mean: float, std: float, places: int) -> str:
     return f"{mean:.{places}f}" + ("" if math.isnan(std) else f" ± {std:.{places}f}")
 
 
-_WIDE = 9
+_WIDE = 10
 """Columns that a page has room for."""
 
 

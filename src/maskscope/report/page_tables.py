@@ -149,7 +149,19 @@ def overlaps(setting: Setting) -> str:
             continue
         hidden = next(row for row in overlap.rows if row[0] == HIDDEN)
         rows.append([run.name, *hidden[1:], verdict(run.experiment, run.results).finding])
-    header = ("network", "IoU", "chance", "ceiling", "P_reuse", "IoMin", "chance", "ceiling", "P_reuse", "verdict")
+    header = (
+        "network",
+        "IoU",
+        "chance",
+        "ceiling",
+        "P_reuse",
+        "IoMin",
+        "chance",
+        "ceiling",
+        "P_reuse",
+        "pairs",
+        "verdict",
+    )
     return markdown(header, rows)
 
 
@@ -353,10 +365,10 @@ def in_turn(setting: Setting) -> str:
         )
     header = (
         "of",
-        "each, when learned",
+        "each, when learned (± over permutations)",
         "first, when learned",
         "first, in the end",
         "first, retained",
-        "all earlier, in the end",
+        "all earlier, in the end (± over permutations)",
     )
     return markdown((*header, *(f"last shares in {where}" for where in layers), "used of shared layers", "n"), rows)

@@ -13,12 +13,11 @@ from jaxtyping import Float64
 from maskscope.analysis.compare import symmetric
 from maskscope.analysis.modularity import estimate
 from maskscope.analysis.serving import clusters
-from maskscope.analysis.specialize import left
 from maskscope.report.chart import BLUE, Chart, Heat, Panel, Series
 from maskscope.report.grid import Grid
 from maskscope.report.load import Run
-from maskscope.runs.estimates import accuracy, compared, reuse_in
-from maskscope.runs.properties import reused
+from maskscope.runs.estimates import compared, judged_in, reuse_in
+from maskscope.runs.properties import damage, reused
 
 _BARS = 12
 """Sets of subtasks that are drawn."""
@@ -42,7 +41,7 @@ def _many(run: Run) -> bool:
 
 def served(run: Run) -> Chart:
     """How many subtasks weights serve, and which, as in an UpSet plot; of the first network."""
-    where = run.experiment.judged_in
+    where = judged_in(run.results)
     found = next((item for item in run.results[0].serving if item.where == where), run.results[0].serving[-1])
     degrees = found.degrees[1:]
     counts = Series(
@@ -78,7 +77,7 @@ def _told(some: tuple[str, ...], every: tuple[str, ...]) -> str:
 
 def matrices(run: Run) -> Chart:
     """IoU, IoMin and P_reuse of every two subtasks, and damage of removal, like subtasks beside each other."""
-    names, where = list(run.experiment.data.subtasks), run.experiment.judged_in
+    names, where = list(run.experiment.data.subtasks), judged_in(run.results)
     iou, iomin, position = _tables(run)
     known = not np.isnan(position).all()
     order = list(clusters(position if known else iou).order)
@@ -91,8 +90,8 @@ def matrices(run: Run) -> Chart:
         for title, table in (("IoU", iou), ("IoMin", iomin), *((("P_reuse by IoU", position),) if known else ()))
     ]
     if set(names) <= set(run.experiment.data.tested):
-        damage = np.array([[_damage(run, a, b) for b in names] for a in names])
-        panels.append(_heat("damage", "", labels, damage[np.ix_(order, order)]))
+        lost = np.array([[damage(run.experiment, run.results, a, b).mean for b in names] for a in names])
+        panels.append(_heat("damage", "", labels, lost[np.ix_(order, order)]))
     caption = (
         f"In %, {where}, mean over masks and networks; subtasks in the order of a hierarchical clustering by "
         f"{'P_reuse' if known else 'IoU'}. On the "
@@ -119,26 +118,19 @@ def table_groups(run: Run) -> Grid | None:
         )
         for join in found.joins
     )
-    caption = f"Hierarchical clustering of the subtasks by P_reuse in {run.experiment.judged_in} (IoU), mean over pairs; the most alike first."
+    caption = f"Hierarchical clustering of the subtasks by P_reuse in {judged_in(run.results)} (IoU), mean over pairs; the most alike first."
     return Grid("Groups of subtasks", caption, ("group", "joins", "P_reuse"), rows)
 
 
 def _tables(run: Run) -> tuple[Float64[np.ndarray, "n n"], ...]:
     """IoU, IoMin and P_reuse of every two subtasks, where the verdict is about."""
-    names, where = list(run.experiment.data.subtasks), run.experiment.judged_in
+    names, where = list(run.experiment.data.subtasks), judged_in(run.results)
     pairs = list(combinations(names, 2))
     overlaps = {pair: reuse_in(run.results, where, pair) for pair in pairs}
     return (
         symmetric({pair: item.iou.between.mean for pair, item in overlaps.items()}, names),
         symmetric({pair: item.iomin.between.mean for pair, item in overlaps.items()}, names),
         symmetric({pair: reused(run.results, where, pair).iou.mean for pair in pairs}, names),
-    )
-
-
-def _damage(run: Run, removed: str, tested: str) -> float:
-    full = accuracy(run.results, "full network", tested).mean
-    return 1 - left(
-        accuracy(run.results, "complement", tested, removed).mean, full=full, chance=run.experiment.chance(tested)
     )
 
 

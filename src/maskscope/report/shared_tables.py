@@ -11,7 +11,7 @@ from maskscope.analysis.intervals import LEVEL, Interval
 from maskscope.analysis.modularity import Placed
 from maskscope.report.grid import Grid, percent, ratio
 from maskscope.report.load import Run
-from maskscope.runs.estimates import reuse_in, sharing
+from maskscope.runs.estimates import compared, judged_in, reuse_in, sharing
 from maskscope.runs.properties import reused
 from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN
 from maskscope.runs.significance import significance
@@ -25,22 +25,30 @@ def table_overlap(run: Run) -> Grid | None:
     rows: list[tuple[str, ...]] = []
     for where in _ordered(item.overlap.where for item in run.results[0].overlaps):
         rows.append((where, *_placed_in(run, where, None)))
-        if where == run.experiment.judged_in and 2 < len(subtasks) <= FEW:
+        if where == judged_in(run.results) and 2 < len(subtasks) <= FEW:
             rows += [
                 (f"{where}: {' and '.join(pair)}", *_placed_in(run, where, pair)) for pair in combinations(subtasks, 2)
             ]
     caption = (
         f"IoU and IoMin of the masks of {' and '.join(subtasks) if len(subtasks) == 2 else 'different subtasks'} (mean ± standard deviation over pairs of masks). Chance: "
         "random masks of the same per-tensor sizes. Ceiling: the same subtask learned again. P_reuse: where that lies, from chance "
-        f"(0) to ceiling (1), with a {LEVEL:.0%} interval over networks, or over the masks of a single one."
+        f"(0) to ceiling (1), with a {LEVEL:.0%} interval over networks, or, of two subtasks, over the masks of a single one. Pairs: of "
+        "masks of different subtasks; empty masks have no overlap and do not count."
     )
-    header = ("where", "IoU", "chance", "ceiling", "P_reuse", "IoMin", "chance", "ceiling", "P_reuse")
+    header = ("where", "IoU", "chance", "ceiling", "P_reuse", "IoMin", "chance", "ceiling", "P_reuse", "pairs")
     return Grid("Overlap", caption, header, tuple(rows))
 
 
 def _placed_in(run: Run, where: str, pair: tuple[str, str] | None) -> tuple[str, ...]:
     found, placed = reuse_in(run.results, where, pair), reused(run.results, where, pair)
-    return *_placed(found.iou, placed.iou), *_placed(found.iomin, placed.iomin)
+    items = compared(run.results, where, pair)
+    pairs = sum(item.first.subtask != item.second.subtask for item in items)
+    known = found.iou.between.n
+    return (
+        *_placed(found.iou, placed.iou, len(run.seeds)),
+        *_placed(found.iomin, placed.iomin, len(run.seeds)),
+        f"{known} of {pairs}" if known < pairs else str(pairs),
+    )
 
 
 def _ordered(places: Iterable[str]) -> list[str]:
@@ -48,9 +56,10 @@ def _ordered(places: Iterable[str]) -> list[str]:
     return sorted(dict.fromkeys(places), key=_places)
 
 
-def _placed(placed: Placed, position: Interval) -> tuple[str, str, str, str]:
+def _placed(placed: Placed, position: Interval, seeds: int) -> tuple[str, str, str, str]:
     chance = "–" if math.isnan(placed.chance) else f"{placed.chance:.2f}"
-    return ratio(placed.between), chance, ratio(placed.ceiling), position.short
+    fewer = f" ({position.of_how_many})" if 0 < position.n < seeds else ""
+    return ratio(placed.between), chance, ratio(placed.ceiling), position.short + fewer
 
 
 def table_significance(run: Run) -> Grid | None:
@@ -106,7 +115,7 @@ def table_shares(run: Run) -> Grid | None:
     )
     caption = (
         "In %. Shared: of a mask's units, those that another subtask's mask also keeps. Remaining: of the control mask's "
-        "units, those that the subtask's mask keeps. Mean ± standard deviation over repetitions."
+        "units, those that the subtask's mask keeps. Mean ± standard deviation over masks and network seeds."
     )
     header = ("where", *(f"{s}: shared" for s in subtasks), *(f"{s}: remaining" for s in subtasks))
     return Grid("Shared and remaining", caption, header, rows)

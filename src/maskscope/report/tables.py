@@ -10,15 +10,15 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from maskscope.analysis.intervals import LEVEL
+from maskscope.analysis.intervals import LEVEL, Interval
 from maskscope.analysis.modularity import estimate
 from maskscope.report.grid import Grid, percent, ratio, rich_table, short, turned
 from maskscope.report.load import Run
 from maskscope.report.shared_tables import table_overlap
 from maskscope.runs.ablations import CONTROLS
-from maskscope.runs.estimates import accuracy, outcome
+from maskscope.runs.estimates import accuracy, judged_in, outcome
 from maskscope.runs.experiment import Experiment
-from maskscope.runs.properties import Specialized, specialized
+from maskscope.runs.properties import specialized
 from maskscope.runs.removal import drops
 from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN, WITHOUT_RANDOM, HoldsOut
 from maskscope.runs.verdict import Verdict, verdict
@@ -35,10 +35,12 @@ def table_one(run: Run) -> Grid:
     n = max(
         (accuracy(results, "mask", experiment.data.tested[0], subtask).n for subtask in experiment.subtasks), default=0
     )
+    seeds = len(run.seeds)
+    masks = f", under subtasks' masks over all {n} of them" if n > seeds else ""
     caption = (
         f"Accuracy in % on {_examples(run)} validation examples. Columns: the network as it is, then under each mask and "
-        f"each complement (¬). Mean ± standard deviation over {n or 'no'} mask{'' if n == 1 else 's'} ({len(run.seeds)} network seed"
-        f"{'' if len(run.seeds) == 1 else 's'}); chance is {_chance(experiment)}."
+        f"each complement (¬). Mean ± standard deviation over {seeds} network seed{'' if seeds == 1 else 's'}{masks}; chance is "
+        f"{_chance(experiment)}."
         f"{_better(run)}"
     )
     return Grid("Accuracies", caption, ("accuracy on", *(title for _, _, title in columns)), rows)
@@ -101,22 +103,27 @@ def table_specialization(run: Run) -> Grid | None:
     if not any(interval.n for interval in columns["at random"]):  # tested before that was
         del columns["at random"]
     rows = tuple(
-        (item.subtask, *(column[row].short for column in columns.values()), _values(item))
-        for row, item in enumerate(found)
+        (item.subtask, *_intervals([column[row] for column in columns.values()])) for row, item in enumerate(found)
     )
     caption = (
-        "From 0 (chance) to 1 (the network itself). Necessity: what removal takes from its own subtask; at random: what removal of "
-        "as many random weights of each tensor takes. Sufficiency: what the mask alone does. Specificity: what removal leaves of the others. P_specialize: 1 if removal destroys its own subtask only, 0 if "
-        f"it harms the others as much. Cost: accuracy lost by removal, of all there could be above chance, which is defined for networks "
-        f"that have not learned the subtask too. {LEVEL:.0%} intervals of Student's t."
+        "Of what the network can do above chance. Necessity: what removal takes from its own subtask, 1 if all; at random: what "
+        "removal of as many random weights of each tensor takes. Sufficiency: what the mask alone does, 1 as the network, 0 at chance. "
+        "Specificity: what removal leaves of the others. P_specialize: 1 if removal destroys its own subtask only, 0 if it harms the "
+        "others as much. Cost: accuracy lost by removal, of all there could be above chance, which is defined for networks that have "
+        f"not learned the subtask too. {LEVEL:.0%} intervals of Student's t; n in brackets where a number has fewer values."
     )
     return Grid("Specialization", caption, ("subtask", *columns, "n"), rows)
 
 
-def _values(item: Specialized) -> str:
-    """How many are behind the numbers; of fewer networks where some have not learned the subtask."""
-    counts = dict.fromkeys(f"{interval.n} {interval.over}" for interval in (item.necessity, item.cost) if interval.n)
-    return "; cost: ".join(counts)
+def _intervals(found: Sequence[Interval]) -> list[str]:
+    """The intervals of a row, and how many values are behind them; with a number its own n, where it has fewer."""
+    most = max(found, key=lambda interval: interval.n)
+    cells = [
+        interval.short
+        + (f" (n={interval.n})" if 0 < interval.n < most.n or (interval.n and interval.over != most.over) else "")
+        for interval in found
+    ]
+    return [*cells, most.of_how_many]
 
 
 def table_pairs(run: Run) -> Grid | None:
@@ -213,7 +220,7 @@ def table_outcomes(run: Run) -> Grid | None:
         rows.append((title, *cells))
     caption = (
         "In % of the problems that ask for a subtask: how often the output is the result of either operation, or of "
-        "neither. A problem where both results agree counts in both columns. Mean ± standard deviation over masks."
+        "neither. A problem where both results agree counts in both columns. Mean ± standard deviation over networks and masks."
     )
     return Grid(
         "Confusions", caption, ("network", *(f"asked {a}: {o}" for a in subtasks for o in outcomes)), tuple(rows)
@@ -243,7 +250,7 @@ def _said(said: Verdict, run: Run) -> list[Text | Table]:
     tables += [] if special is None else [short(special, 4, len(special.rows))]
     if overlap is not None:
         pooled = (HIDDEN, ENDS, ALL)  # and of pairs, where there are three subtasks; not each parameter
-        rows = [row for row in overlap.rows if row[0] in pooled or row[0].startswith(f"{run.experiment.judged_in}: ")]
+        rows = [row for row in overlap.rows if row[0] in pooled or row[0].startswith(f"{judged_in(run.results)}: ")]
         tables.append(short(replace(overlap, rows=tuple(rows)), 5, len(rows)))
     return [
         Text.assemble((f"{said.finding.upper()}  ", "cyan"), (f"{said.headline}.", "bold")),

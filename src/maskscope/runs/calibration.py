@@ -94,9 +94,11 @@ class Calibration:
     n: int
     """Networks."""
     told: int
-    """Networks whose P_reuse is a number."""
+    """Networks whose P_reuse by IoU is a number."""
     error_iou: float
     """Mean absolute error of P_reuse by IoU."""
+    told_iomin: int
+    """Networks whose P_reuse by IoMin is a number."""
     error_iomin: float
     told_special: int
     """Networks whose P_specialize is a number."""
@@ -127,6 +129,7 @@ def calibration(found: Sequence[Recovered]) -> Calibration:
         len(found),
         estimate(item.iou.mean for item in found).n,
         estimate(abs(item.iou.mean - item.truth.iou) for item in found).mean,
+        estimate(item.iomin.mean for item in found).n,
         estimate(abs(item.iomin.mean - item.truth.iomin) for item in found).mean,
         estimate(item.p_specialize for item in found).n,
         estimate(abs(item.p_specialize - item.truth.p_specialize) for item in found).mean,

@@ -14,7 +14,7 @@ from maskscope.analysis.intervals import Interval, nested
 from maskscope.analysis.modularity import SHARED_ABOVE, Estimate, estimate
 from maskscope.analysis.number import Number
 from maskscope.analysis.specialize import left
-from maskscope.runs.estimates import accuracies, reuse_in
+from maskscope.runs.estimates import accuracies, compared, reuse_in
 from maskscope.runs.experiment import Experiment
 from maskscope.runs.results import ENDS, PairAccuracy, SeedResults
 
@@ -50,19 +50,19 @@ class Dissociation:
 
 
 def dissociations(experiment: Experiment, results: Sequence[SeedResults]) -> tuple[Dissociation, ...]:
-    """Two for each pair of subtasks, one after the other; none where removals were not measured, or the ends are not shared.
+    """Two for each pair of subtasks, one after the other; none where removals were not measured, or the pair's masks do not share the ends.
 
     Args:
         experiment: The values the runs were made from.
         results: One per network seed.
     """
     pairs = dict.fromkeys((item.first.subtask, item.second.subtask) for result in results for item in result.pairs)
-    if not pairs or (experiment.network.ends and not reuse_in(results, ENDS).iou.position > SHARED_ABOVE):
-        return ()
+    ends = bool(experiment.network.ends) and bool(compared(results, ENDS))
     return tuple(
         _dissociation(experiment, results, pair, removed)
         for pair in pairs
         if set(pair) <= set(experiment.data.tested)
+        and (not ends or reuse_in(results, ENDS, pair).iou.position > SHARED_ABOVE)
         for removed in ("first alone", "second alone")
     )
 

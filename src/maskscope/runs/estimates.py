@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, Reuse, estimate, reuse
-from maskscope.runs.results import Accuracy, Outcome, PairOverlap, SeedResults
+from maskscope.runs.results import ALL, HIDDEN, Accuracy, Outcome, PairOverlap, SeedResults
 
 
 def accuracies(results: Iterable[SeedResults], network: str, subtask: str, mask: str | None = None) -> list[float]:
@@ -77,10 +77,21 @@ def reuse_in(results: Iterable[SeedResults], where: str, pair: tuple[str, str] |
     Raises:
         ValueError: The runs hold no overlap of such subtasks there.
     """
-    found = compared(results, where, pair)
+    return reuse_among(compared(results, where, pair), where)
+
+
+def reuse_among(found: Iterable[PairOverlap], where: str) -> Reuse:
+    """The same from overlaps: those of masks of two subtasks, and of one."""
+    found = list(found)
     between = [item.overlap for item in found if item.first.subtask != item.second.subtask]
     again = [item.overlap for item in found if item.first.subtask == item.second.subtask]
     return reuse(between, again, where)
+
+
+def judged_in(results: Iterable[SeedResults]) -> str:
+    """The part of the network that the verdict is about: its hidden layers; everything, where there are none or no ends are set apart."""
+    places = {item.overlap.where for result in results for item in result.overlaps}
+    return HIDDEN if HIDDEN in places else ALL
 
 
 def _is(item: Accuracy | Outcome, network: str, mask: str | None) -> bool:

@@ -38,7 +38,6 @@ from maskscope.models.resnet import PretrainedResNetSettings, ResNetSettings
 from maskscope.models.transformer import TransformerSettings
 from maskscope.models.twin import CopySecondHalf
 from maskscope.runs.own import OwnChoice, OwnData, OwnNetwork
-from maskscope.runs.results import ALL, HIDDEN
 from maskscope.runs.store import dumped, parsed
 from maskscope.study import Working
 
@@ -232,11 +231,6 @@ class Experiment:
             return trained
         schedule = self.masking.schedule
         return f"{trained}, then learn {len(self.masks())} masks of {schedule.steps:,} steps with {schedule.samples} samples each"
-
-    @property
-    def judged_in(self) -> str:
-        """The part of the network whose overlap the verdict is about: its hidden layers; all, where none are set apart."""
-        return HIDDEN if self.network.ends else ALL
 
     @property
     def subtasks(self) -> tuple[str, ...]:

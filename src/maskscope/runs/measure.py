@@ -15,6 +15,7 @@ from maskscope.analysis.evaluate import Score, evaluate, evaluate_each
 from maskscope.analysis.faithfulness import Curve, Likeness, curve
 from maskscope.analysis.gradients import Similarity, gradient_similarity
 from maskscope.analysis.serving import MOST, Serving, serving
+from maskscope.analysis.specialize import left
 from maskscope.core.batches import Batch, size
 from maskscope.core.layout import Layout
 from maskscope.core.mask import Mask
@@ -46,7 +47,7 @@ from maskscope.runs.results import (
 from maskscope.runs.testing import Tests
 
 SUFFICIENT = 0.9
-"""Below this share of the network's own accuracy a mask does not suffice for its subtask, and is warned of."""
+"""Below this share of the network's own accuracy (above chance) a mask does not suffice for its subtask, and is warned of."""
 
 CONFUSED = ("full network", "mask", "complement", "complement with ends open")
 """Networks whose outputs are looked at more closely than right and wrong."""
@@ -281,7 +282,7 @@ def _sufficiency_warnings(experiment: Experiment, accuracies: Sequence[Accuracy]
     for item in accuracies:
         mask = item.mask.subtask if item.network == "mask" and item.mask is not None else None
         meant = mask == data.full if isinstance(data, HoldsOut) else mask == item.subtask
-        if meant and item.value < SUFFICIENT * full[item.subtask]:
+        if meant and left(item.value, full[item.subtask], experiment.chance(item.subtask)) < SUFFICIENT:
             yield (
                 f"a mask of {mask} serves {'its own subtask' if mask == item.subtask else item.subtask} only in "
                 f"{item.value:.1%} of cases (the network: {full[item.subtask]:.1%}): it has lost weights that matter; learn "

@@ -13,7 +13,7 @@ from maskscope.analysis.compare import Overlap
 from maskscope.analysis.intervals import NOTHING, Interval, crossed, nested, student
 from maskscope.analysis.modularity import SEPARATE_BELOW, SHARED_ABOVE, Finding, Placed, Reuse
 from maskscope.analysis.specialize import Specialization, left, specialization
-from maskscope.runs.estimates import compared, reuse_in
+from maskscope.runs.estimates import accuracies, accuracy, compared, reuse_among, reuse_in
 from maskscope.runs.experiment import Experiment
 from maskscope.runs.results import WITHOUT_RANDOM, MaskName, PairOverlap, SeedResults
 
@@ -59,6 +59,27 @@ def specialized(experiment: Experiment, results: Sequence[SeedResults], subtask:
     )
 
 
+def damage(experiment: Experiment, results: Sequence[SeedResults], removed: str, tested: str) -> Interval:
+    """What removing the mask of one subtask takes from another: 1 to chance, 0 nothing; networks that never learned it do not count.
+
+    Args:
+        experiment: The values the runs were made from.
+        results: One per network seed.
+        removed: The subtask whose masks' weights are gone.
+        tested: The other, or the same.
+    """
+    chance = experiment.chance(tested)
+    return nested(
+        [
+            [
+                1 - left(value, accuracy([result], "full network", tested).mean, chance)
+                for value in accuracies([result], "complement", tested, removed)
+            ]
+            for result in results
+        ]
+    )
+
+
 def _at_random(experiment: Experiment, result: SeedResults, subtask: str) -> list[float]:
     """Damage to a subtask without as many random units as its masks keep; nothing where that was not tested."""
     full = _accuracies(result, "full network", None)
@@ -70,9 +91,9 @@ def _at_random(experiment: Experiment, result: SeedResults, subtask: str) -> lis
 
 
 def _specializations(experiment: Experiment, result: SeedResults, subtask: str) -> list[Specialization]:
-    """One for each repetition of the mask."""
-    chance = {name: experiment.chance(name) for name in experiment.data.tested}
-    full = _accuracies(result, "full network", None)
+    """One for each repetition of the mask. The full task, where it is tested too, is no other subtask."""
+    chance = {name: experiment.chance(name) for name in experiment.data.subtasks}
+    full = {name: value for name, value in _accuracies(result, "full network", None).items() if name in chance}
     names = sorted({m for m in (item.mask for item in result.accuracies) if m and m.subtask == subtask}, key=_seed)
     return [
         specialization(
@@ -119,8 +140,9 @@ class Reused:
 def reused(results: Sequence[SeedResults], where: str, pair: tuple[str, str] | None = None) -> Reused:
     """P_reuse of two subtasks, or of any two, with its interval.
 
-    Over networks where there are two or more. Of a single network it is an interval over masks: the overlap's, from masks of
-    the one subtask crossed with masks of the other, and the ceiling's, put together as for a quotient.
+    Over networks where there are several. Of a single network it is an interval over masks: from three masks of each subtask on by
+    leaving out one after another (jackknife); of two each, the overlap's interval, from masks of the one subtask crossed with masks
+    of the other, and the ceiling's, put together as for a quotient, which is too wide rather than too narrow.
 
     Args:
         results: One per network seed.
@@ -148,20 +170,45 @@ def _position(
     place: Callable[[Reuse], Placed],
     value: Value,
 ) -> Interval:
-    placed = [(result, place(reuse_in([result], where, pair))) for result in results]
-    known = [(result, item) for result, item in placed if not math.isnan(item.position)]
-    if len(known) != 1:
-        return nested([[item.position] for _, item in known])
-    (result, item) = known[0]
-    return _of_one(compared([result], where, pair), item, value)
+    placed = [place(reuse_in([result], where, pair)) for result in results]
+    if len(results) == 1 and not math.isnan(placed[0].position):
+        return _of_one(results[0], where, pair, place, value)
+    return nested([[item.position] for item in placed])
 
 
-def _of_one(items: Sequence[PairOverlap], placed: Placed, value: Value) -> Interval:
+def _of_one(
+    result: SeedResults, where: str, pair: tuple[str, str] | None, place: Callable[[Reuse], Placed], value: Value
+) -> Interval:
+    items, placed = compared([result], where, pair), place(reuse_in([result], where, pair))
     between = _table(items, value)
+    masks = min(between.shape)
+    if masks >= _LEFT_OUT:
+        error = _jackknife(items, where, place)
+        return student(placed.position, error, float(masks - 1), sum(between.shape), "masks")
     again = [value(item.overlap) for item in items if item.first.subtask == item.second.subtask]
     table, ceiling = crossed(between) if between.size else NOTHING, nested([again])
     error = math.hypot(table.error, placed.position * ceiling.error) / placed.room
-    return student(placed.position, error, float(max(1, min(between.shape) - 1)), table.n, "masks")
+    return student(placed.position, error, float(max(1, masks - 1)), table.n, "masks")
+
+
+_LEFT_OUT = 3
+"""Masks of each subtask from which one can be left out and a ceiling is still there."""
+
+
+def _jackknife(items: Sequence[PairOverlap], where: str, place: Callable[[Reuse], Placed]) -> float:
+    """Standard error of a position: each mask, of the one subtask and of the other, left out once.
+
+    Overlap and ceiling are made of the same masks, and pairs share them; leaving out whole masks sees both.
+    """
+    names = {name for item in items for name in (item.first, item.second)}
+    variance = 0.0
+    for subtask in sorted({name.subtask for name in names}):
+        own = sorted((name for name in names if name.subtask == subtask), key=_seed)
+        rest = ([item for item in items if name not in (item.first, item.second)] for name in own)
+        without = [place(reuse_among(some, where)) for some in rest]
+        positions = np.array([(item.between.mean - item.chance) / item.room for item in without])
+        variance += (len(own) - 1) / len(own) * float(np.sum((positions - positions.mean()) ** 2))
+    return math.sqrt(variance)
 
 
 def _table(items: Sequence[PairOverlap], value: Value) -> Float64[np.ndarray, "first second"]:

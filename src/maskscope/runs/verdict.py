@@ -11,9 +11,9 @@ from typing import Literal
 
 from maskscope.analysis.modularity import Estimate, Finding, Reuse, estimate, percent
 from maskscope.runs.dissociation import LOST, SPARED, Dissociation, dissociations
-from maskscope.runs.estimates import accuracy, reuse_in
+from maskscope.runs.estimates import accuracy, judged_in, reuse_in
 from maskscope.runs.experiment import Experiment
-from maskscope.runs.properties import Reused, Specialized, reused, specialized
+from maskscope.runs.properties import Reused, Specialized, damage, reused, specialized
 from maskscope.runs.removal import RemovalFinding, drops, removal_finding, worst_besides
 from maskscope.runs.results import ALL, FEW, HoldsOut, SeedResults
 
@@ -70,7 +70,8 @@ def _place(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
         accuracy(results, kind, subtask, subtask) for kind in ("mask", "complement", "random mask")
     )
     served, needed = found.sufficiency.mean >= SPARED, found.necessity.mean >= LOST
-    finding: Place = "cannot tell" if warned or not served else "found" if needed else "found, but not alone"
+    unsure = bool(warned) or not served or _as_much_at_random(found)
+    finding: Place = "cannot tell" if unsure else "found" if needed else "found, but not alone"
     headline = {
         "found": f"The mask holds what {subtask} needs: alone it serves it, without it the network fails",
         "found, but not alone": f"The mask serves {subtask}, but the network can do it without these weights too",
@@ -86,8 +87,8 @@ def _place(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     )
     compared = f" (of as many random weights: {found.necessity_at_random.short})" if found.necessity_at_random.n else ""
     measured = (
-        f"Necessity {found.necessity.short}{compared}, sufficiency {found.sufficiency.short}. What it shares with others, a second "
-        "subtask would tell."
+        f"Necessity {found.necessity.short}{compared}, sufficiency {found.sufficiency.short}.{_random_words([found])} What it shares "
+        "with others, a second subtask would tell."
     )
     return Verdict(finding, headline, numbers, measured, None)
 
@@ -124,7 +125,7 @@ def _removal(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
 
 def _sharing(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     subtasks = experiment.data.subtasks
-    where = experiment.judged_in
+    where = judged_in(results)
     found = reuse_in(results, where)
     warned = [warning for result in results for warning in result.warnings]
     placed = {pair: reused(results, where, pair) for pair in combinations(subtasks, 2)}
@@ -142,7 +143,7 @@ def _sharing(experiment: Experiment, results: Sequence[SeedResults]) -> Verdict:
     if finding == "separate" and _spared(experiment, results) < SPARED:
         headline += ", but removing those of one harms the other"
     one = next(iter(placed.values()))
-    overlap = _overlap_words(where, found) + (
+    overlap = _overlap_words(where, found, placed.values()) + (
         f" P_reuse {one.iou} by IoU, {one.iomin} by IoMin.{_settle(found, one, finding, warned)}"
         if len(placed) == 1
         else _pair_words(placed)
@@ -171,37 +172,53 @@ def _pair_words(placed: Mapping[tuple[str, str], Reused]) -> str:
 
 def _settle(found: Reuse, placed: Reused, finding: str, warned: Sequence[str]) -> str:
     """What would let one tell, where one cannot."""
-    if finding != "cannot tell" or warned or not found.iou.ceiling.n:  # without a ceiling that has been said
+    if finding != "cannot tell" or warned or not (found.iou.ceiling.n and found.iou.between.n):  # that has been said
         return ""
-    if found.iou.chance > _NEARLY_ALL:
-        return " The masks keep nearly everything there: a higher penalty, or a smaller density, would leave something to compare."
-    if math.isnan(placed.iou.mean):
-        return (
-            " Masks of one subtask agree too little with each other to judge by: learn longer, or units of whole rows."
-        )
-    if math.isnan(placed.iou.low):
-        return " There is no interval: learn every mask twice or more (repeats), or use several network seeds."
-    return " The interval reaches over a border (1/3 and 2/3): more network seeds, or more masks, would settle it."
+    reasons = (
+        (
+            found.iou.chance > _NEARLY_ALL,
+            "The masks keep nearly everything there: a higher penalty, or a smaller density, would leave something to compare.",
+        ),
+        (
+            math.isnan(placed.iou.mean),
+            "Masks of one subtask agree too little with each other to judge by: learn longer, or units of whole rows.",
+        ),
+        (
+            placed.iou.n == 1 < placed.iou.asked,
+            f"Only in {placed.iou.of_how_many} masks of one subtask agree enough with each other to judge by: learn longer.",
+        ),
+        (
+            math.isnan(placed.iou.low),
+            "There is no interval: learn every mask twice or more, or use several network seeds.",
+        ),
+        (
+            math.isnan(placed.iomin.low),
+            "By IoMin nothing can be said, whose ceiling is hardly above chance: masks that keep less would leave something to compare.",
+        ),
+    )
+    border = "The interval reaches over a border (1/3 and 2/3): more network seeds, or more masks, would settle it."
+    return f" {next((text for holds, text in reasons if holds), border)}"
 
 
 def _spared(experiment: Experiment, results: Sequence[SeedResults]) -> float:
-    """The least that any subtask keeps of its accuracy without another's weights."""
+    """The least that any subtask keeps of its accuracy (above chance) without another's weights."""
     subtasks = experiment.data.subtasks
-    return min(
-        accuracy(results, "complement", a, b).mean / max(accuracy(results, "full network", a).mean, 1e-9)
-        for a in subtasks
-        for b in subtasks
-        if a != b
-    )
+    kept = (1 - damage(experiment, results, b, a).mean for a in subtasks for b in subtasks if a != b)
+    return min((share for share in kept if not math.isnan(share)), default=1.0)
 
 
-def _overlap_words(where: str, found: Reuse) -> str:
+def _overlap_words(where: str, found: Reuse, every: Iterable[Reused]) -> str:
     placed = found.iou
-    text = f"In {'all layers' if where == ALL else f'the {where}'} their IoU is {placed.between.mean:.2f}, where chance is {placed.chance:.2f}"
+    there = "all layers" if where == ALL else f"the {where}"
+    if not placed.between.n:
+        return f"In {there} masks are empty, so that there is no overlap."
+    text = f"In {there} their IoU is {placed.between.mean:.2f}, where chance is {placed.chance:.2f}"
     if placed.ceiling.n == 0:
-        return f"{text}; without repeated masks there is no ceiling to compare with (repeats=2 or more)."
+        return (
+            f"{text}; masks were learned once, so that there is no ceiling to compare with: learn them twice or more."
+        )
     text += f" and the same subtask learned again reaches {placed.ceiling.mean:.2f}"
-    if math.isnan(placed.position):
+    if all(math.isnan(one.iou.mean) for one in every):
         return f"{text}: too little room between chance and ceiling to judge by."
     return f"{text}."
 
@@ -249,27 +266,31 @@ def _dissociation_words(found: Sequence[Dissociation]) -> str:
 
 def _special_words(experiment: Experiment, results: Sequence[SeedResults]) -> str:
     found = [(name, specialized(experiment, results, name)) for name in experiment.data.subtasks[:FEW]]
-    known = [f"{item.p_specialize.short} of {name}" for name, item in found if not math.isnan(item.p_specialize.mean)]
+    known = [(name, item.p_specialize) for name, item in found if not math.isnan(item.p_specialize.mean)]
+    counts = {one.of_how_many for _, one in known}
+    each = [f"{one.short if len(counts) == 1 else one} of {name}" for name, one in known]
     rest = len(experiment.data.subtasks) - len(found)
     more = f", and {rest} more below" if rest > 0 else ""
-    special = f" P_specialize {', '.join(known)}{more}." if known else ""
+    special = (
+        f" P_specialize {', '.join(each)}{more}{f' (n={counts.pop()})' if len(counts) == 1 else ''}." if known else ""
+    )
     return special + _random_words(item for _, item in found)
 
 
 def _random_words(found: Iterable[Specialized]) -> str:
     """Where removing as many random units does as much."""
-    alike = [
-        item.subtask
-        for item in found
-        if item.necessity.mean >= _HARMED and item.necessity_at_random.mean >= _AS_MUCH * item.necessity.mean
-    ]
+    alike = [item.subtask for item in found if _as_much_at_random(item)]
     if not alike:
         return ""
     return (
         f" As many random units of each tensor, removed, harm {' and '.join(alike)} about as much: that the complement fails says "
-        "little of these weights. Units that everything needs do that, such as those of normalisation layers where they are masked "
-        '(select without them: "!type:LayerNorm").'
+        "little of these weights. Units that everything needs do that, such as those of normalisation layers (where they are masked, "
+        'select without them: "!type:*Norm*").'
     )
+
+
+def _as_much_at_random(item: Specialized) -> bool:
+    return item.necessity.mean >= _HARMED and item.necessity_at_random.mean >= _AS_MUCH * item.necessity.mean
 
 
 def _mean(estimates: Iterable[Estimate]) -> float:
