@@ -12,7 +12,7 @@ import maskscope as ms
 
 DOCS = Path(__file__).parent.parent / "docs"
 
-ELSEWHERE = ("from_pretrained", "someone/masks", "load_file", "neurons.mask")
+ELSEWHERE = ("from_pretrained", "someone/masks", "load_file")
 """Blocks with any of these need a network, a file or a hub that is not here."""
 
 

@@ -96,12 +96,13 @@ def run(
 
     Args:
         name: Which experiment; see ``maskscope list``.
-        preset: quick: small networks, minutes. standard: the paper's networks, fast schedule. paper: its schedule too.
+        preset: quick: small networks, minutes. standard: the paper's networks (mathematics: a smaller one), fast schedule. paper: its
+            schedule too.
         only: Only these variants, such as ``fnn lstm``.
         seeds: Network seeds.
         out: Folder for results.
         data_dir: Folder with mnist/, cifar10/ and resnet-cifar10/ in it. Default: MASKSCOPE_DATA, else a cache folder, into
-            which missing files are downloaded.
+            which missing images and digits are downloaded; pretrained ResNets are not.
         jobs: Runs side by side, each in its own process.
         threads: Threads per run; 0: all cores, divided by the jobs. A begun run keeps the count it was begun with.
         device: Where to compute: cpu, cuda, cuda:1. auto: the first GPU if torch sees one, else the CPU.

@@ -64,4 +64,6 @@ def missing(folder: str, names: Sequence[str], origin: str, data: Path | None = 
     state = f"is {os.environ[SETTING]}" if os.environ.get(SETTING) else "is not set"
     if not root.is_dir():
         state += ", a folder that does not exist" if named() else ""
-    return FileNotFoundError(f"{text}, or let {SETTING} (which {state}) name the folder that {folder}/ is in")
+    return FileNotFoundError(
+        f"{text}, or let --data-dir or {SETTING} (which {state}) name the folder that {folder}/ is in"
+    )

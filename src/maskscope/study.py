@@ -168,7 +168,7 @@ class Study:
         if self.initial is not None and not callable(self.initial):
             raise TypeError(
                 f"initial takes a function (network, layout, batches, objective) -> logits, such as "
-                f"ms.analysis.scores.InTurn(), got {type(self.initial).__name__}"
+                f"InTurn() (from maskscope.analysis.scores import InTurn), got {type(self.initial).__name__}"
             )
         if not isinstance(self.model, nn.Module) and not callable(self.model):
             raise TypeError(f"model takes a network or a function of a seed, got {type(self.model).__name__}")

@@ -30,6 +30,13 @@ def test_nested_intervals_cover_as_they_say(n, shape):
     assert COVERED[0] <= covered([nested(run.tolist()) for run in values], truth) <= COVERED[1]
 
 
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_of_values_at_a_limit_with_rare_ones_far_away_they_cover_less(n):
+    """As docs/metrics.md says: nothing can know of what it has not seen."""
+    values = np.random.default_rng(n).beta(20, 0.5, (RUNS, n, 1))
+    assert 0.7 <= covered([nested(run.tolist()) for run in values], 20 / 20.5) <= 0.85
+
+
 def test_a_percentile_bootstrap_would_not():
     random = np.random.default_rng(0)
     hits = 0

@@ -147,4 +147,4 @@ def test_the_message_says_what_the_setting_is(monkeypatch, value, state):
     if value:
         monkeypatch.setenv(SETTING, value)
     message = str(missing("letters", ("a",), "from somewhere"))
-    assert f"let {SETTING} (which {state}) name the folder that letters/ is in" in message
+    assert f"let --data-dir or {SETTING} (which {state}) name the folder that letters/ is in" in message

@@ -101,6 +101,15 @@ def test_every_planted_network_has_a_name_and_settings_of_its_own():
         assert len({experiment.digest for experiment in every}) == len(every)
 
 
+def test_each_error_says_of_how_many_networks_it_is():
+    interval, none = Interval(0.3, 0.2, 0.4, 4, "masks"), Interval(math.nan, math.nan, math.nan, 0, "nothing")
+    whole, half = (
+        Recovered(0, Truth(0.3, 0.5, 0.5), interval, iomin, 0.5, "partly shared") for iomin in (interval, none)
+    )
+    grid = shown.table({"mlp": [whole, half]})
+    assert grid.rows[0][2:4] == ("0.000", "0.200 (1 of 2)")
+
+
 def test_errors_and_wrong_verdicts_are_counted():
     def one(iou, true, finding):
         interval = Interval(iou, iou, iou, 4, "masks")

@@ -210,6 +210,32 @@ def test_the_full_task_is_no_other_subtask():
     assert specialized(tiny.FNN, [result], "pair 1").p_specialize.mean == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("random", "finding"), [(0.0, "cannot tell"), (0.1, "cannot tell"), (0.9, "found")])
+def test_a_mask_is_not_found_where_as_many_random_weights_do_as_much(random, finding):
+    one = replace(tiny.FNN, data=OwnData("one", "", ("a",), 0.0, 0.0))
+    result = scored((1.0,), {("a", "a"): 0.0}, ("a",))
+    row = Accuracy(WITHOUT_RANDOM, MaskName("a", 0), "a", random, 100)
+    said = verdict(one, [replace(result, accuracies=(*result.accuracies, row))])
+    assert said.finding == finding
+    assert ("As many random units of each tensor, removed, harm a about as much" in said.ablations) == (
+        finding != "found"
+    )
+
+
+@pytest.mark.parametrize(("left", "harms"), [(0.89, False), (0.82, True)])
+def test_what_is_spared_is_counted_from_chance(left, harms):
+    """With chance at .5, .82 of .9 is four fifths."""
+    guessed = replace(tiny.FNN, data=OwnData("two", "", ("pair 1", "pair 2"), 0.5, 0.0))
+    random = np.random.default_rng(8)
+    result = network(about(0.03, 0.01, random), about(0.8, 0.01, random))
+    scores = scored(
+        (0.9, 0.9), {(a, b): 0.5 if a == b else left for a in ("pair 1", "pair 2") for b in ("pair 1", "pair 2")}
+    )
+    said = verdict(guessed, [replace(result, accuracies=scores.accuracies)])
+    assert said.finding == "separate"
+    assert ("but removing those of one harms the other" in said.headline) == harms
+
+
 def test_damage_is_a_mean_over_networks_that_have_learned_the_subtask():
     lost = scored((1.0, 1.0), {("pair 1", "pair 2"): 0.01})
     kept = scored((1.0, 0.4), {("pair 1", "pair 2"): 0.4}, seed=1)

@@ -31,10 +31,14 @@ def words(rows: Sequence[Sequence[str]], columns: int) -> tuple[bool, ...]:
     """Of each column, whether it has names in it: such columns stand left, numbers stand right.
 
     Examples:
-        >>> words((("a", "b", "1.0"), ("c", "–", "–")), 3)
+        >>> words((("a", "+", "-1.0"), ("c", "–", "–")), 3)
         (True, True, False)
     """
-    return tuple(i == 0 or any(row[i][:1].isalpha() for row in rows) for i in range(columns))
+    return tuple(i == 0 or any(row[i][:1] not in _NUMERIC for row in rows) for i in range(columns))
+
+
+_NUMERIC = ("", *"0123456789.-–<")
+"""What a number begins with, or what stands where there is none."""
 
 
 def percent(value: Estimate) -> str:
