@@ -160,7 +160,7 @@ def _table_seeds(seeds: Sequence[SeedRun | ContinualSeed]) -> Grid:
             about.commit or "–",
             about.torch,
             about.python,
-            about.machine,
+            about.machine.partition(",")[0],
             str(about.threads),
             about.device,
         )

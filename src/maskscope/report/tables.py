@@ -35,15 +35,22 @@ def table_one(run: Run) -> Grid:
     n = max(
         (accuracy(results, "mask", experiment.data.tested[0], subtask).n for subtask in experiment.subtasks), default=0
     )
-    seeds = len(run.seeds)
-    masks = f", under subtasks' masks over all {n} of them" if n > seeds else ""
     caption = (
         f"Accuracy in % on {_examples(run)} validation examples. Columns: the network as it is, then under each mask and "
-        f"each complement (¬). Mean ± standard deviation over {seeds} network seed{'' if seeds == 1 else 's'}{masks}; chance is "
-        f"{_chance(experiment)}."
+        f"each complement (¬). {_over(len(run.seeds), n)}; chance is {_chance(experiment)}."
         f"{_better(run)}"
     )
     return Grid("Accuracies", caption, ("accuracy on", *(title for _, _, title in columns)), rows)
+
+
+def _over(seeds: int, masks: int) -> str:
+    """What means and standard deviations are over: the network's and the control mask's, and those of subtasks' masks."""
+    if seeds == 1:
+        return "One network seed" + (
+            f"; mean ± standard deviation over the {masks} masks of a subtask" if masks > 1 else ""
+        )
+    more = f", of subtasks' masks over all {masks} of them" if masks > seeds else ""
+    return f"Mean ± standard deviation over {seeds} network seeds{more}"
 
 
 _MORE = 0.05
