@@ -80,7 +80,8 @@ def _gradient(model: nn.Module, mask: Mask, batches: Iterable[Batch], objective:
         for batch in (onto(batch, place) for batch in batches):
             with torch.enable_grad():
                 loss = objective(with_weights(model, leaves), batch)
-            for name, gradient in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
+            gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+            for name, gradient in zip(leaves, gradients, strict=True):
                 total[name] += gradient * size(batch)
             examples += size(batch)
     return {name: gradient / examples for name, gradient in total.items()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 import weakref
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from contextlib import contextmanager
-from types import MethodType
+from functools import partial
+from types import FunctionType, GeneratorType, MethodType
 from typing import Any, cast
 
 import torch
@@ -22,7 +24,8 @@ from maskscope.core.replacement import Replacement, checked
 class Within:
     """Something that belongs to a network, called and looked at while other weights stand in for its own.
 
-    A method or a part of the network is again something within it; any other attribute is what it is then.
+    A method, a function or a part of the network is again something within it, also in lists, dicts and what is iterated over; any
+    other attribute is what it is then.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(2, 1, bias=False))
@@ -52,13 +55,45 @@ class Within:
         with self._inside():
             return self._seen(cast("Any", self._target)[index])
 
+    def __len__(self) -> int:
+        """How many parts a container has."""
+        return len(cast("Any", self._target))
+
+    def __bool__(self) -> bool:
+        """A network is one, however many parts it has."""
+        return True
+
     @property
     def _itself(self) -> nn.Module | None:
         """The module that is called, if it is one."""
         return self._target if isinstance(self._target, nn.Module) else None
 
     def _seen(self, found: Any) -> Any:
-        return Within(found, self._inside) if isinstance(found, nn.Module | MethodType) else found
+        if isinstance(found, _CALLED):
+            return Within(found, self._inside)
+        if isinstance(found, GeneratorType):
+            return self._within(found)
+        if isinstance(found, ValuesView | ItemsView):
+            found = list(cast("Iterable[Any]", found))
+        if type(found) in (list, tuple) and any(isinstance(item, (*_CALLED, list, tuple)) for item in found):
+            return type(found)(map(self._seen, found))
+        if type(found) is dict and any(isinstance(item, _CALLED) for item in found.values()):
+            return {key: self._seen(item) for key, item in found.items()}
+        return found
+
+    def _within(self, found: Iterator[Any]) -> Iterator[Any]:
+        """One after another, each computed with the other weights."""
+        end = object()
+        while True:
+            with self._inside():
+                item = next(found, end)
+            if item is end:
+                return
+            yield self._seen(item)
+
+
+_CALLED = (nn.Module, MethodType, FunctionType, partial)
+"""What is called with a network's weights in it."""
 
 
 class Masked(Within):
@@ -72,8 +107,9 @@ class Masked(Within):
 
     def _swap(self) -> Swap:
         """``weight * gate`` in place of each masked weight."""
-        parameters = dict(self._model.named_parameters())
-        return Swap(self._model, gated(self._gates, self._mask.layout, parameters, self._replacement))
+        with _lock_of(self._model):  # or another thread's would be taken for the network's own
+            parameters = dict(self._model.named_parameters())
+            return Swap(self._model, gated(self._gates, self._mask.layout, parameters, self._replacement))
 
     def complement(self, *args: Any, **kwargs: Any) -> Any:
         """The same with the weights that the mask removes, as objectives with a term about it call it."""
@@ -173,7 +209,7 @@ class Swap:
     """Other tensors in place of some of a network's parameters, for the length of a ``with`` block; may nest.
 
     Parameters that the network holds under several names are replaced under all of them, and every module gets its own
-    Parameter objects back.
+    Parameter objects back, whatever interrupts it. Other threads wait that would put theirs into the same network.
 
     Examples:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -195,39 +231,87 @@ class Swap:
             tensors: What stands in for its parameters, by their names.
             forwards: What stands in for the forward methods of some of its modules.
         """
-        by_identity = {id(p): tensors[name] for name, p in model.named_parameters() if name in tensors}
         modules = list(model.modules())
-        self._sites = [
-            (home, name, by_identity[id(parameter)], parameter)
-            for home in map(_home, modules)
-            for name, parameter in home.items()
-            if parameter is not None and id(parameter) in by_identity
-        ]
-        self._recurrent = [(module, *_flat(module)) for module in modules if isinstance(module, nn.RNNBase)]
+        self._lock = _lock_of(model)
+        with self._lock:
+            by_identity = {id(p): tensors[name] for name, p in model.named_parameters() if name in tensors}
+            self._sites = [
+                (home, name, by_identity[id(parameter)], parameter)
+                for home in map(_home, modules)
+                for name, parameter in home.items()
+                if parameter is not None and id(parameter) in by_identity
+            ]
+            self._recurrent = [(module, *_flat(module)) for module in modules if isinstance(module, nn.RNNBase)]
         self._forwards = dict(forwards or {})
+        self._before = {module: vars(module).get("forward") for module in self._forwards}
+        self._hooked = [module for module in modules if module._forward_pre_hooks]  # pyright: ignore[reportPrivateUsage]
+        self._derived: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
         self._depth = 0
 
     def __enter__(self) -> None:
         """Replace them."""
-        self._depth += 1
-        if self._depth == 1:
-            for home, name, tensor, _parameter in self._sites:
-                home[name] = cast("nn.Parameter", tensor)
-            for module, forward in self._forwards.items():
-                vars(module)["forward"] = forward
-            for module, _weights, _references in self._recurrent:
-                _set_flat(module, *_flat(module))
+        self._lock.acquire()
+        try:
+            if self._depth == 0:
+                self._derived = [(vars(module), _tensors(module)) for module in self._hooked]
+                self._replace()
+            self._depth += 1
+        except BaseException:
+            if self._depth == 0:
+                self._restore()
+            self._lock.release()
+            raise
 
     def __exit__(self, *error: object) -> None:
         """Put the network's own back."""
-        self._depth -= 1
-        if self._depth == 0:
-            for home, name, _tensor, parameter in self._sites:
-                home[name] = parameter
-            for module in self._forwards:
-                del vars(module)["forward"]
-            for module, weights, references in self._recurrent:
-                _set_flat(module, weights, references)
+        try:
+            self._depth -= 1
+            if self._depth == 0:
+                self._restore()
+        except BaseException:
+            self._restore()
+            raise
+        finally:
+            self._lock.release()
+
+    def _replace(self) -> None:
+        for home, name, tensor, _parameter in self._sites:
+            home[name] = cast("nn.Parameter", tensor)
+        for module, forward in self._forwards.items():
+            vars(module)["forward"] = forward
+        for module, _weights, _references in self._recurrent:
+            _set_flat(module, *_flat(module))
+
+    def _restore(self) -> None:
+        """As it was; may be done twice."""
+        for home, name, _tensor, parameter in self._sites:
+            home[name] = parameter
+        for module, forward in self._before.items():
+            if forward is None:
+                vars(module).pop("forward", None)
+            else:
+                vars(module)["forward"] = forward
+        for module, weights, references in self._recurrent:
+            _set_flat(module, weights, references)
+        for attributes, tensors in self._derived:
+            attributes.update(tensors)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """What hooks before a call may have computed from the weights: pruning and weight norm put it beside them."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+
+
+_LOCKS: dict[int, tuple[weakref.ref[nn.Module], threading.RLock]] = {}
+
+
+def _lock_of(model: nn.Module) -> threading.RLock:
+    """One for each network, in none of its attributes: networks are copied and pickled."""
+    known = _LOCKS.get(id(model))
+    if known is None or known[0]() is not model:
+        key = id(model)
+        known = _LOCKS[key] = weakref.ref(model, lambda _: _LOCKS.pop(key, None)), threading.RLock()
+    return known[1]
 
 
 def module_of(network: Callable[..., Any]) -> nn.Module | None:
@@ -248,8 +332,8 @@ def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Within:
     return Within(model, lambda: Swap(model, weights))
 
 
-def _home(module: nn.Module) -> dict[str, nn.Parameter | None]:
-    """Where a module keeps its parameters: a tensor that is no Parameter can only be put in here."""
+def _home(module: nn.Module) -> Any:
+    """Where a module keeps its parameters: a tensor that is no Parameter can only be put in here. A scripted module's is no dict."""
     return module._parameters  # pyright: ignore[reportPrivateUsage]
 
 
@@ -273,6 +357,7 @@ def _checked(model: nn.Module, made: object, replacement: Replacement | None) ->
     parameters, mask = dict(model.named_parameters()), expect_mask(made)
     layout = mask.layout
     layout.check({name: parameter.shape for name, parameter in parameters.items()})
+    layout.check_values(parameters)
     if replacement is None and mask.origin.replaced:
         warnings.warn(
             "while this mask was learned, what it removes became other values, here it becomes zero; pass the same replacement= (or {}, "

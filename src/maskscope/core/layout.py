@@ -297,6 +297,31 @@ class Layout:
                     f"{segment.shape} in the mask"
                 )
 
+    def check_values(self, parameters: Mapping[str, Tensor]) -> None:
+        """Refuse weights that a gate cannot remove: 0 times NaN is NaN.
+
+        Raises:
+            ValueError: NaN or infinite values, or none that can be computed with (on the meta device, of 8 bits).
+        """
+        for name in self.names:
+            weight = parameters[name].detach()
+            if weight.is_meta:
+                raise ValueError(f"{name!r} is on the meta device, without values: load the weights first")
+            try:
+                if bool(weight.sum().isfinite()):  # no copy of the weights, as a count would make
+                    continue
+            except NotImplementedError as error:
+                raise ValueError(
+                    f"{name!r} is of {weight.dtype}, which torch does not compute with; leave it out (select with {'!' + name!r}), or "
+                    "convert the network"
+                ) from error
+            bad = int((~weight.isfinite()).sum())
+            if bad:
+                raise ValueError(
+                    f"{name!r} holds {bad} NaN or infinite values of {weight.numel()}; there can be no mask over them (0 times NaN is "
+                    f"NaN). Did the training diverge? If they are meant, leave them out (select with {'!' + name!r})"
+                )
+
     def rows(self) -> tuple[Row, ...]:
         """What is masked and what is not, with reasons: the dry run as records."""
         masked = [Row(s.parameter, s.shape, s.kind, s.units, s.weights, None) for s in self.segments]

@@ -159,7 +159,7 @@ def by_layer(parameters: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def match_names(names: Sequence[str], patterns: Iterable[str]) -> tuple[str, ...]:
-    """The names that match any of the globs, in their own order.
+    """The names that match any of the globs, in their own order; a name is itself, whatever characters it has.
 
     Raises:
         KeyError: A glob matches none; the message has the nearest names.
@@ -168,13 +168,15 @@ def match_names(names: Sequence[str], patterns: Iterable[str]) -> tuple[str, ...
         >>> match_names(["a.weight", "b.weight"], ["a.*"])
         ('a.weight',)
     """
-    patterns = tuple(patterns)
+    known, found = set(names), set[str]()
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        here = {pattern} if pattern in known else {name for name in names if fnmatchcase(name, pattern)}
+        if not here:
             raise KeyError(
                 f"{pattern!r} matches none of {len(names)} masked parameters; nearest: {nearest(pattern, names)}"
             )
-    return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+        found |= here
+    return tuple(name for name in names if name in found)
 
 
 def select(model: nn.Module, patterns: Sequence[Pattern] | None = None) -> Selection:

@@ -48,15 +48,18 @@ class WrittenWeight:
 
 def _use_at_once(leaf: Tensor, use: Callable[[Tensor], None]) -> None:
     """Have a leaf's gradient used as soon as autograd has it, and not kept. ``use`` is a method; its object is not kept."""
-    leaf.grad, weakly = None, weakref.WeakMethod(use)
+    weakly = weakref.WeakMethod(use)
 
     def hook(leaf: Tensor) -> None:
-        found, leaf.grad = leaf.grad, None
+        with itself():
+            found, leaf.grad = leaf.grad, None
         use = weakly()  # no circle: what autograd holds, the collector of garbage does not see
         if found is not None and use is not None:
             use(found.to_dense() if found.is_sparse else found)
 
-    leaf.register_post_accumulate_grad_hook(hook)
+    with itself():
+        leaf.grad = None
+        leaf.register_post_accumulate_grad_hook(hook)
 
 
 class GatedWeight:
@@ -88,10 +91,12 @@ class GatedWeight:
         _use_at_once(self.leaf, self._used)
         self.stand_in = StandIn.of(self)
         """What the network sees in its place."""
+        _use_at_once(self.stand_in, self._used)  # of functions that autograd is given the stand-in by
         self._bits = bits
         self._sample = 0
         self._written: Tensor | None = None
         self._shown = False
+        self._version = 0
 
     @property
     def bits(self) -> Int64[Tensor, " words"]:
@@ -110,6 +115,11 @@ class GatedWeight:
         """Dy times the gated weight."""
         return self.native.backward(dy, self.weight, self.bits)
 
+    @property
+    def changed(self) -> bool:
+        """Whether the network has written into it under this sample, so that it is no longer weight times gates."""
+        return self._shown and self.leaf._version != self._version
+
     def collect(self, dy: Float32[Tensor, "rows out"], x: Float32[Tensor, "rows in"]) -> None:
         """Dy^T x is part of its gradient."""
         self.sink.add_product(Part(dy.detach(), x.detach(), self.bits))
@@ -117,11 +127,12 @@ class GatedWeight:
     def looked_at(self) -> Tensor:
         """The gated weight itself, for whatever is not one of these products; autograd collects its gradient."""
         if self._written is None:
-            self._written = torch.empty_like(self.weight)
-            self.leaf.data = self._written
+            with torch._C._DisableFuncTorch():  # pyright: ignore[reportPrivateUsage] # or it would be gone with the transform
+                self._written = torch.empty_like(self.weight)
+                self.leaf.data = self._written
         if not self._shown:
             self.native.gate(self._written, self.weight, self.bits)
-            self._shown = True
+            self._shown, self._version = True, self.leaf._version
         return self.leaf
 
     def _used(self, gradient: Tensor) -> None:
@@ -138,25 +149,34 @@ class StandIn(Tensor):
 
     @staticmethod
     def of(gated: GatedWeight) -> StandIn:
-        """Over the memory of the network's weight, of which only shape, type and device are seen."""
-        made = Tensor._make_subclass(StandIn, gated.weight, True)  # noqa: FBT003 # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
+        """Of a weight's shape, type and device. Whatever reads its memory without asking reads NaN, which is seen, not other weights."""
+        nowhere = gated.weight.new_full((), torch.nan).expand(gated.weight.shape)
+        made = Tensor._make_subclass(StandIn, nowhere, True)  # noqa: FBT003 # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
         made.owner = weakref.ref(gated)
         return made
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Properties of the stand-in, everything else of the gated weight."""
-        with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
+        with itself():
             if func not in _SEEN:
                 args, kwargs = tree_map_only(StandIn, _gated, (args, kwargs))
             return func(*args, **(kwargs or {}))
 
+
+itself = torch._C.DisableTorchFunctionSubclass  # pyright: ignore[reportPrivateUsage]
+"""Within it a stand-in is what it is, not what it stands for."""
 
 _SEEN = {
     getattr(Tensor, name).__get__
     for name in ("shape", "dtype", "device", "requires_grad", "ndim", "is_cuda", "is_leaf")
 }
 """What may be asked without computing the gated weight."""
+
+
+def resolved(tensor: Any) -> Any:
+    """The gated weight in place of its stand-in, for functions that autograd calls without asking it; anything else as it is."""
+    return _gated(tensor) if isinstance(tensor, StandIn) else tensor
 
 
 def _gated(stand_in: StandIn) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -98,6 +98,7 @@ class Gating:
         kernel: The passes over rows.
         penalty: Added to the mean loss per unit of summed gate penalty.
         replacement: What removed weights become, by parameter; 0 where nothing is named.
+        read: Parameters that are read where nothing sees it, so that they have to be written.
     """
 
     def __init__(
@@ -107,8 +108,10 @@ class Gating:
         kernel: Kernel,
         penalty: float,
         replacement: Mapping[str, Tensor] | None = None,
+        read: Collection[str] = (),
     ) -> None:
         """Allocate everything."""
+        self._read = frozenset(read)
         self._bases = dict(replacement or {})
         weights = {**weights, **{name: weights[name] - base for name, base in self._bases.items()}}
         self.logits = logits
@@ -132,6 +135,11 @@ class Gating:
     def leaves(self) -> dict[str, Tensor]:
         """The leaves of the graph, by parameter: where gradients arrive."""
         return self._others | {name: matrix.leaf for name, matrix in self.matrices.items()}
+
+    @property
+    def arrivals(self) -> list[tuple[str, Tensor]]:
+        """Every tensor at which a gradient can arrive, with the parameter's name."""
+        return [*self.leaves.items(), *((name, matrix.stand_in) for name, matrix in self.matrices.items())]
 
     @property
     def seen(self) -> dict[str, Tensor]:
@@ -186,8 +194,10 @@ class Gating:
         stream = self._streams[sample]
         for shaped in self.shaped:
             shaped.collect(self.kernel.gate, stream, expected=self.expected)
-        if not self.expected:
-            for matrix in self.matrices.values():
+        for matrix in self.matrices.values():
+            if self.expected:
+                matrix.sink.settle()
+            else:
                 matrix.sink.finish()
                 matrix.sink.begin()
         for p in self._passes:
@@ -259,7 +269,10 @@ class Gating:
     def _only_matrices(self, run: Run, weights: Mapping[str, Tensor]) -> bool:
         """Whether products that apply gates themselves will do; they know of no replacement."""
         return all(
-            is_matrix(span) and _fits(weights[span.name], self.logits.rows) and span.name not in self._bases
+            is_matrix(span)
+            and _fits(weights[span.name], self.logits.rows)
+            and span.name not in self._bases
+            and span.name not in self._read
             for span in run.spans
         )
 

@@ -421,13 +421,7 @@ def _checked_weights(model: nn.Module, layout: Layout) -> dict[str, Tensor]:
     """All parameters, detached (or those outside the layout would collect a .grad), checked against the layout."""
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     layout.check({name: weight.shape for name, weight in weights.items()})
-    for name, weight in weights.items():
-        if bool(weight.sum().isfinite()):  # no copy of the weights, as a count would make
-            continue
-        bad = int((~weight.isfinite()).sum())
-        if bad:
-            raise ValueError(
-                f"{name!r} holds {bad} NaN or infinite values of {weight.numel()}; a mask cannot be learned over them "
-                "(0 times NaN is NaN). Did the training diverge?"
-            )
+    if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in weights.values()):
+        raise ValueError("learning needs gradients: make the network and learn outside torch.inference_mode()")
+    layout.check_values(weights)
     return weights

@@ -8,13 +8,14 @@ what is there, and narrow products are turned round: with few rows, W x^T is up 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
-from maskscope.core.learning.gated import GatedWeight, WrittenWeight
+from maskscope.core.learning.gated import GatedWeight, WrittenWeight, resolved
 from maskscope.core.learning.sinks import WIDE
 
 _NARROW = 64
@@ -50,8 +51,7 @@ def forwards(
     for module in model.modules():
         turned = _is_turned(module)
         if (type(module) is nn.Linear or turned) and "forward" not in vars(module):
-            name = owners[id(module.weight)]
-            weight = weights.get(name)
+            weight = weights.get(owners.get(id(module.weight), ""))  # a weight that is computed is nobody's
             if isinstance(weight, GatedWeight):
                 found[module] = _GatedForward(module, weight, turned, collecting)
             elif weight is not None and not turned:
@@ -64,11 +64,23 @@ def _is_turned(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
 
 
+def unseen(model: nn.Module) -> set[str]:
+    """Parameters of scripted parts, which read memory without asking the tensors."""
+    owners = {id(parameter): name for name, parameter in model.named_parameters()}
+    scripted = (module for module in model.modules() if isinstance(module, torch.jit.ScriptModule))
+    return {
+        owners[id(parameter)] for module in scripted for parameter in module.parameters() if id(parameter) in owners
+    }
+
+
 def plain(x: Tensor) -> bool:
     """Whether gradients of products with this input may be collected: nothing else is to be done with them."""
     return (
         x.dtype == torch.float32
+        and x.layout == torch.strided
+        and not x.is_nested
         and torch.is_grad_enabled()
+        and forward_ad._current_level < 0  # pyright: ignore[reportPrivateUsage]
         and not torch.is_autocast_enabled(x.device.type)
         and not torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
     )
@@ -89,7 +101,7 @@ class _Forward:
 
     def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name
         weight, bias = self.module.weight, self.module.bias
-        if not plain(input):
+        if weight is not self.written.leaf or not plain(input):  # another weight: of a functional call, say
             return functional.linear(input, weight, bias)  # pyright: ignore[reportArgumentType]
         return _Linear.apply(input, weight, bias, self.written, self.collecting)  # pyright: ignore[reportReturnType]
 
@@ -105,14 +117,22 @@ class _GatedForward:
         self.outputs, self.inputs = reversed(gated.weight.shape) if turned else gated.weight.shape
 
     def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name
-        gated, bias = self.gated, cast("Tensor | None", self.module.bias)
+        gated, bias, input = self.gated, resolved(self.module.bias), resolved(input)  # noqa: A001
+        if self.module.weight is not gated.stand_in or gated.changed or not plain(input):
+            return self._by_torch(input, bias)
         wide = input.numel() > WIDE * self.inputs
         fits = dense(input, self.inputs) and (bias is None or (dense(bias, self.outputs) and bias.is_contiguous()))
-        if not fits or not plain(input) or (wide and self.turned):
-            return type(self.module).forward(self.module, input)  # where it does not fit, torch says so
+        if not fits or (wide and self.turned):
+            return self._by_torch(input, bias)  # where it does not fit, torch says so
         if wide:
             return _Linear.apply(input, gated.looked_at(), bias, gated, self.collecting)  # pyright: ignore[reportReturnType]
         return _GatedLinear.apply(input, gated.leaf, bias, gated, self.turned, self.collecting)  # pyright: ignore[reportReturnType]
+
+    def _by_torch(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """With the weight that the layer has now; a nested input would read the memory of a stand-in."""
+        if self.turned:
+            return type(self.module).forward(self.module, x)
+        return functional.linear(x, resolved(self.module.weight), bias)
 
 
 class _GatedLinear(torch.autograd.Function):

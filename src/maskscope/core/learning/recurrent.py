@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskscope.core.learning.gated import GatedWeight
+from maskscope.core.learning.gated import GatedWeight, resolved
 from maskscope.core.learning.products import Collecting, dense, plain
 
 State = tuple[Tensor, Tensor]
@@ -27,7 +27,7 @@ def forwards(
         if type(module) is not nn.LSTM or "forward" in vars(module) or module.bidirectional or module.proj_size:
             continue
         names = [
-            (owners[id(getattr(module, f"weight_ih_l{i}"))], owners[id(getattr(module, f"weight_hh_l{i}"))])
+            tuple(owners.get(id(getattr(module, f"weight_{kind}_l{i}")), "") for kind in ("ih", "hh"))
             for i in range(module.num_layers)
         ]
         pairs = [(gated[a], gated[b]) for a, b in names if a in gated and b in gated]
@@ -46,14 +46,17 @@ class _Forward:
         self.collecting = collecting
 
     def __call__(self, input: Any, hx: State | None = None) -> Any:  # noqa: A002 - nn.LSTM's own name
-        module = self.module
-        if (module.training and module.dropout > 0) or not self._fits(input, hx) or not plain(input):
+        module, input = self.module, resolved(input)  # noqa: A001
+        hx = (resolved(hx[0]), resolved(hx[1])) if isinstance(hx, tuple) and len(hx) == 2 else hx
+        other = module.training and module.dropout > 0
+        if other or not self._fits(input, hx) or not plain(input) or not self._own_weights:
             return nn.LSTM.forward(module, input, hx)  # pyright: ignore[reportArgumentType]
         x = input.transpose(0, 1) if module.batch_first else input
         first = x.new_zeros(2, module.num_layers, x.shape[1], module.hidden_size) if hx is None else hx
         hidden, cells = list[Tensor](), list[Tensor]()
         for layer, (inner, outer) in enumerate(self.pairs):
-            biases = (getattr(module, f"{name}_l{layer}") for name in ("bias_ih", "bias_hh")) if module.bias else ()
+            names = (f"{name}_l{layer}" for name in ("bias_ih", "bias_hh"))
+            biases = (resolved(getattr(module, name)) for name in names) if module.bias else ()
             x, h, c = _Layer.apply(  # pyright: ignore[reportGeneralTypeIssues]
                 x, first[0][layer], first[1][layer], inner.leaf, outer.leaf, inner, outer, self.collecting, *biases
             )
@@ -61,6 +64,15 @@ class _Forward:
             cells.append(c)
         y = x.transpose(0, 1) if module.batch_first else x
         return y, (torch.stack(hidden), torch.stack(cells))
+
+    @property
+    def _own_weights(self) -> bool:
+        """Whether the layer has the weights of this step: not those of a functional call, nor any that were written into."""
+        return all(
+            getattr(self.module, f"weight_{kind}_l{i}") is gated.stand_in and not gated.changed
+            for i, pair in enumerate(self.pairs)
+            for kind, gated in zip(("ih", "hh"), pair, strict=True)
+        )
 
     def _fits(self, x: Any, hx: State | None) -> bool:
         """Whether it is a batch of sequences, dense and of the right sizes; where it is not, torch knows it or says so."""

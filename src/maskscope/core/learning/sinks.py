@@ -42,6 +42,9 @@ class IntoWeight:
         self.finish()
         self.gradient.add_(gradient)
 
+    def settle(self) -> None:
+        """Nothing waits."""
+
     def finish(self) -> None:
         """Zero, if nothing came."""
         if not self._begun:
@@ -63,11 +66,14 @@ class IntoLogits:
         self.native = native
         self._begun = False
         self._waiting: list[Part] = []
+        self._settled = 0
+        """How many of them nobody else can change."""
 
     def begin(self) -> None:
         """Forget."""
         self._begun = False
         self._waiting.clear()
+        self._settled = 0
 
     def add_product(self, part: Part) -> None:
         """Together with others, where it is small; by torch's product, where it is large."""
@@ -83,6 +89,16 @@ class IntoLogits:
         self.finish()
         self.native.collect(self.total, gradient.contiguous(), self.weight, self.logits, bits)
 
+    def settle(self) -> None:
+        """What waits stays what it is now: a copy of what others hold too (a batch, a buffer), for they may change it.
+
+        To be called when backward is through and its graph is gone: what only the graph held is then held here alone.
+        """
+        for i in range(self._settled, len(self._waiting)):
+            part = self._waiting[i]
+            self._waiting[i] = Part(_own(part.dy), _own(part.x), part.bits)
+        self._settled = len(self._waiting)
+
     def finish(self) -> None:
         """The penalty's alone, if nothing came."""
         self._flush()
@@ -95,4 +111,15 @@ class IntoLogits:
             base = None if self._begun else float(self.penalty)
             self.native.collect_products(self.total, self.weight, self.logits, self._waiting, base)
             self._waiting.clear()
+            self._settled = 0
             self._begun = True
+
+
+_ALONE = 2
+"""Holders of a tensor's memory if nobody else has it: the tensor, and the object that is asked for."""
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor if nobody else has its memory, else a copy."""
+    holders = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)  # pyright: ignore
+    return tensor if holders <= _ALONE else tensor.clone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from maskscope.core.apply import Swap, Within
 from maskscope.core.batches import Part
 from maskscope.core.learning import products, recomputed, recurrent
+from maskscope.core.learning.gated import itself
 from maskscope.core.learning.gating import Gating
 from maskscope.core.learning.kernels import Kernel
 from maskscope.core.learning.logits import Logits
@@ -54,13 +55,15 @@ class Step:
         self.objective = objective
         self.logits = logits
         self.autocast = autocast
-        self.gating = Gating(weights, logits, kernel, penalty, replacement)
+        self.gating = Gating(weights, logits, kernel, penalty, replacement, products.unseen(model))
         self.collecting = Collecting()
         linear = products.forwards(model, self.gating.written | self.gating.matrices, self.collecting)
         lstm = recurrent.forwards(model, self.gating.matrices, self.collecting)
         self.swap = Swap(model, {**weights, **self.gating.seen}, linear | lstm | recomputed.forwards(model))
         self._weights, self._replacement = weights, replacement or {}
         self._checked = False
+        self._past: Collection[str] = ()
+        """Parameters of the network itself that the loss reaches too."""
         self._both = False
         """Whether the part's loss is of the complement too."""
 
@@ -82,27 +85,35 @@ class Step:
         self._both = True
         others = {name: self._weights[name] - seen for name, seen in self.gating.seen.items()}
         others |= {name: others[name] + value for name, value in self._replacement.items()}
-        with Swap(self.model, others):
+        with Swap(self.model, {**self._weights, **others}):
             return self.model(*args, **kwargs)
 
     def _part(self, part: Part) -> Tensor:
         """Run one part under its sample and keep its gradient; returns its share of the loss."""
         self.gating.show(part.sample)
-        loss = self._backward(part) if self._checked else self._first_backward(part)
+        if self._checked:
+            with Unmasked(self.model, self._past) if self._past else nullcontext():
+                loss = self._backward(part)
+        else:
+            loss = self._first_backward(part)
         self.gating.keep(part.sample)
         return loss.to(self.logits.rows)
 
     def _first_backward(self, part: Part) -> Tensor:
         """Backward, with a look at which masked parameters it reaches."""
         reached, leaves = self.collecting.reached, self.gating.leaves
-        hooks = [
-            leaf.register_post_accumulate_grad_hook(partial(_note, reached, name)) for name, leaf in leaves.items()
-        ]
+        with itself():
+            hooks = [
+                leaf.register_post_accumulate_grad_hook(partial(_note, reached, name))
+                for name, leaf in self.gating.arrivals
+            ]
         try:
-            loss = self._backward(part)
+            with Unmasked(self.model) as unmasked:
+                loss = self._backward(part)
         finally:
             for hook in hooks:
                 hook.remove()
+        self._past = unmasked.found
         unused = [name for name in leaves if name not in reached]
         if len(unused) == len(leaves):
             raise ValueError(
@@ -113,6 +124,13 @@ class Step:
             warnings.warn(
                 f"{len(unused)} of {len(leaves)} masked parameters take no part in the loss, first {unused[0]!r}; "
                 "their units will be removed. If they should: gradient checkpointing needs use_reentrant=False",
+                stacklevel=5,
+            )
+        if self._past and self.logits.step == 0:
+            warnings.warn(
+                f"the loss reaches the network's own {next(iter(self._past))!r} past the mask ({len(self._past)} parameters): what it "
+                "computes with them is not masked. Ask the network that the objective is given for its parameters and parts; a "
+                "teacher belongs under torch.no_grad()",
                 stacklevel=5,
             )
         self._checked = True
@@ -139,6 +157,46 @@ class Step:
                 finally:
                     self.collecting.on = False
         return share.detach()
+
+
+class Unmasked:
+    """Which of a network's own parameters a backward pass reaches; what it leaves in their ``grad`` is taken out again.
+
+    Examples:
+        >>> model = nn.Linear(2, 1)
+        >>> with Unmasked(model) as unmasked:
+        ...     model.bias.square().sum().backward()
+        >>> sorted(unmasked.found), model.bias.grad
+        (['bias'], None)
+    """
+
+    def __init__(self, model: nn.Module, names: Collection[str] | None = None) -> None:
+        """Of all parameters, or of some."""
+        self._parameters = {
+            n: p for n, p in model.named_parameters() if p.requires_grad and (names is None or n in names)
+        }
+        self.found: dict[str, Tensor | None] = {}
+        """By name, the gradient that was there before."""
+
+    def __enter__(self) -> Unmasked:
+        """Look."""
+        self._hooks = [
+            parameter.register_hook(partial(self._met, name)) for name, parameter in self._parameters.items()
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave everything as it was."""
+        for hook in self._hooks:
+            hook.remove()
+        for name, before in self.found.items():
+            self._parameters[name].grad = before
+
+    def _met(self, name: str, _gradient: Tensor) -> None:
+        """Before it is added to what is there."""
+        if name not in self.found:
+            before = self._parameters[name].grad
+            self.found[name] = None if before is None else before.clone()
 
 
 class Sampled(Within):
