@@ -120,9 +120,9 @@ class GatedWeight:
         """Whether the network has written into it under this sample, so that it is no longer weight times gates."""
         return self._shown and self.leaf._version != self._version
 
-    def collect(self, dy: Float32[Tensor, "rows out"], x: Float32[Tensor, "rows in"]) -> None:
+    def collect(self, dy: Float32[Tensor, "rows out"], x: Float32[Tensor, "rows in"], *, fresh: bool = False) -> None:
         """Dy^T x is part of its gradient."""
-        self.sink.add_product(Part(dy.detach(), x.detach(), self.bits))
+        self.sink.add_product(Part(dy.detach(), x.detach(), self.bits, fresh))
 
     def looked_at(self) -> Tensor:
         """The gated weight itself, for whatever is not one of these products; autograd collects its gradient."""

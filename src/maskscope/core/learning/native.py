@@ -37,6 +37,8 @@ class Part(NamedTuple):
     dy: Float32[Tensor, "rows out"]
     x: Float32[Tensor, "rows in"]
     bits: Int64[Tensor, " words"]
+    fresh: bool = False
+    """Whether dy was made for this, so that nobody else will change it."""
 
 
 class Library:
@@ -101,7 +103,8 @@ class Library:
         """Total, or ``base`` where given, + weight * the sum over parts of dy^T x * ``GumbelSigmoid.expected_slope``."""
         out, size = weight.shape
         ends = list(accumulate(part.dy.shape[0] for part in parts))
-        dy, x = (parts[0][i] if len(parts) == 1 else torch.cat([part[i] for part in parts]) for i in (0, 1))
+        sides = [part.dy for part in parts], [part.x for part in parts]
+        dy, x = (side[0] if len(side) == 1 else torch.cat(side) for side in sides)
         # upwards to whole tiles, of less than 64 columns
         packed = torch.empty(ends[-1] * (out + size + 128), dtype=torch.float32)
         planes = (ctypes.c_void_p * len(parts))(*(part.bits.data_ptr() for part in parts))

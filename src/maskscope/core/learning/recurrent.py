@@ -122,7 +122,7 @@ class _Layer(torch.autograd.Function):
         for_weights = list[Tensor | None]()
         for weight, side in zip((inner, outer), rows, strict=True):
             if ctx.collecting.now:
-                weight.collect(flat, side)
+                weight.collect(flat, side, fresh=True)
                 ctx.collecting.reached.add(weight.name)
             for_weights.append(None if ctx.collecting.now else flat.t() @ side)
         for_bias = flat.sum(0) if any(ctx.needs_input_grad[8:]) else None

@@ -96,7 +96,7 @@ class IntoLogits:
         """
         for i in range(self._settled, len(self._waiting)):
             part = self._waiting[i]
-            self._waiting[i] = Part(_own(part.dy), _own(part.x), part.bits)
+            self._waiting[i] = Part(part.dy if part.fresh else _own(part.dy), _own(part.x), part.bits, fresh=True)
         self._settled = len(self._waiting)
 
     def finish(self) -> None:
