@@ -142,10 +142,10 @@ def overlaps(a: Mask, b: Mask, groups: Mapping[str, Iterable[str]]) -> tuple[Ove
     a, b = expect_mask(a), expect_mask(b)
     both, first, second = (a & b).kept, a.kept, b.kept
     counts = [(span, [int(span.own(flat).sum()) for flat in (both, first, second)]) for span in a.layout.spans]
+    span_of = {segment.parameter: i for i, (span, _) in enumerate(counts) for segment in span.segments}
     records: list[Overlap] = []
     for where, patterns in groups.items():
-        names = set(a.layout.matching(patterns))
-        inside = [item for item in counts if any(segment.parameter in names for segment in item[0].segments)]
+        inside = [counts[i] for i in sorted({span_of[name] for name in a.layout.matching(patterns)})]
         chance = expected([Sizes(span.units, kept_a, kept_b) for span, (_, kept_a, kept_b) in inside])
         shared_, kept_a, kept_b = (sum(count[i] for _, count in inside) for i in range(3))
         units = sum(span.units for span, _ in inside)

@@ -255,12 +255,19 @@ class Layout:
         return sum(segment.weights for segment in self.segments)
 
     def matching(self, patterns: Iterable[str]) -> tuple[str, ...]:
-        """The masked parameters that match any of the globs.
+        """The masked parameters that match any of the globs; a name is itself, whatever characters it has.
 
         Raises:
             KeyError: A glob matches none; the message has the nearest names.
         """
+        patterns = tuple(patterns)
+        if all(pattern in self._places for pattern in patterns):  # names: of ten thousand parameters, too
+            return tuple(sorted({*patterns}, key=self._places.__getitem__))
         return match_names(self.names, patterns)
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {name: i for i, name in enumerate(self.names)}
 
     def unit_weights(self) -> Int64[Tensor, " units"]:
         """How many weights each unit switches, over all tied parameters."""
