@@ -181,7 +181,10 @@ def test_a_networks_own_parameters_are_gated_when_an_objective_asks_it_for_them(
     for name in over.names:  # d/dlogit of s w^2, with the same positive slope for every sample: as large as w^2
         assert (found[name] > 0).all()
     half = masked(model, Mask.empty(over))
-    assert float(sum(parameter.detach().abs().sum() for name, parameter in half.named_parameters() if "weight" in name)) == 0.0
+    assert (
+        float(sum(parameter.detach().abs().sum() for name, parameter in half.named_parameters() if "weight" in name))
+        == 0.0
+    )
 
 
 class Holder(nn.Module):
