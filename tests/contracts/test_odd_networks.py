@@ -4,6 +4,7 @@ import threading
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -158,15 +159,107 @@ def test_second_order_gradients_reach_the_logits(x):
 
 def test_what_the_loss_reaches_past_the_mask_is_told_and_leaves_no_gradient(x):
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
-    model[0].weight.grad = torch.ones(8, 8)
+    model[0].weight.grad = before = torch.ones(8, 8)
 
     def decay(network, batch):
         return square(network, batch) + model[0].weight.square().sum() + model[1].bias.sum()
 
     with pytest.warns(UserWarning, match=r"reaches the network's own '.*' past the mask \(2 parameters\)"):
         gradients(model, x, decay)
-    assert torch.equal(model[0].weight.grad, torch.ones(8, 8))
+    assert model[0].weight.grad is before
+    assert torch.equal(before, torch.ones(8, 8))
     assert model[1].bias.grad is None
+
+
+def test_a_gradient_that_an_objective_takes_itself_is_not_past_the_mask(x):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
+
+    def measured(network, batch):
+        torch.autograd.grad(square(model, batch), list(model.parameters()))
+        return square(network, batch)
+
+    gradients(model, x, measured)  # a warning would be an error
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_parameter_of_the_network_may_be_learned_alongside(x):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
+    probe, before = torch.optim.SGD([model[1].bias], 0.1), model[1].bias.detach().clone()
+
+    def objective(network, batch):
+        return (network[0](batch) @ network[1].weight.t() + model[1].bias).square().mean()
+
+    learn_mask(model, [x], objective, layout=layout(model), schedule=ONE, kernel="eager", alongside=probe)
+    assert not torch.equal(model[1].bias, before)
+
+
+def test_memory_of_numpy_may_change_too(x, monkeypatch):
+    model, buffer = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)), np.zeros((3, 8), dtype=np.float32)
+
+    def reused(network, batch):
+        buffer[:] = batch.numpy()
+        return square(network, torch.from_numpy(buffer))
+
+    _, expected = gradients(model, x)
+    with_products(monkeypatch)
+    _, found = gradients(model, x, reused)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-7)
+
+
+def test_what_hooks_keep_of_a_call_stays(x):
+    """Only what is computed from weights is put back."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
+    model[1].register_forward_pre_hook(lambda module, inputs: setattr(module, "seen", inputs[0].detach()))
+    model(x)
+    masked(model, Mask.empty(layout(model)))(x)
+    assert torch.equal(model[1].seen, model[0].bias.detach().expand(9, 8))
+
+
+def test_threads_of_backward_may_call_the_network(x):
+    """As those of a GPU do where activations are computed again."""
+    model, seen = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)), []
+
+    def again(network, batch):
+        outputs = network(batch)
+
+        def hook(_gradient):
+            thread = threading.Thread(target=lambda: seen.append(network(batch).detach()), daemon=True)
+            thread.start()
+            thread.join(20)
+
+        seen.append(outputs.detach())
+        outputs.register_hook(hook)
+        return outputs.square().mean()
+
+    gradients(model, x, again)
+    assert len(seen) == 6
+    for first, second in zip(seen[::2], seen[1::2], strict=True):
+        assert torch.equal(first, second)
+
+
+def test_a_masked_generator_is_one(x):
+    class Asking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8, bias=False)
+
+        def talk(self, x):
+            got = yield self.layer(x)
+            try:
+                yield got
+            except ValueError:
+                yield "caught"
+            return 7
+
+    model = Asking()
+    talk = masked(model, Mask.empty(layout(model))).talk(x)
+    assert not next(talk).any()
+    assert talk.send("hello") == "hello"
+    assert talk.throw(ValueError()) == "caught"
+    with pytest.raises(StopIteration) as end:
+        next(talk)
+    assert end.value.value == 7
 
 
 def test_a_networks_own_parameters_are_gated_when_an_objective_asks_it_for_them(x):
@@ -347,8 +440,9 @@ def test_weights_without_values_to_compute_with_are_refused_by_name():
         == others
     )
     meta = nn.Linear(2, 2, device="meta")
+    assert masked(meta, Mask.empty(layout(meta)))(torch.ones(1, 2, device="meta")).shape == (1, 2)
     with pytest.raises(ValueError, match=r"'weight' is on the meta device"):
-        masked(meta, Mask.empty(layout(meta)))
+        learn_mask(meta, [torch.ones(3, 2)], square, schedule=ONE)
 
 
 def test_learning_in_inference_mode_says_what_to_do(x):

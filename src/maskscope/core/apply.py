@@ -6,7 +6,7 @@ import copy
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Generator, ItemsView, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import Callable, Generator, ItemsView, Iterable, Mapping, ValuesView
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType, GeneratorType, MethodType
@@ -75,25 +75,41 @@ class Within:
             return self._within(found)
         if isinstance(found, ValuesView | ItemsView):
             found = list(cast("Iterable[Any]", found))
-        if type(found) in (list, tuple) and any(isinstance(item, (*_CALLED, list, tuple)) for item in found):
+        if type(found) in (list, tuple) and _has_parts(found):
             return type(found)(map(self._seen, found))
         if type(found) is dict and any(isinstance(item, _CALLED) for item in found.values()):
             return {key: self._seen(item) for key, item in found.items()}
         return found
 
-    def _within(self, found: Iterator[Any]) -> Iterator[Any]:
+    def _within(self, found: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
         """One after another, each computed with the other weights."""
-        end = object()
+        go_on: Callable[[], Any] = partial(next, found)
         while True:
-            with self._inside():
-                item = next(found, end)
-            if item is end:
-                return
-            yield self._seen(item)
+            try:
+                with self._inside():
+                    item = go_on()
+            except StopIteration as end:
+                return self._seen(end.value)
+            try:
+                sent = yield self._seen(item)
+                go_on = partial(found.send, sent)
+            except GeneratorExit:
+                found.close()
+                raise
+            except BaseException as error:
+                go_on = partial(found.throw, error)
 
 
 _CALLED = (nn.Module, MethodType, FunctionType, partial)
 """What is called with a network's weights in it."""
+
+
+def _has_parts(found: Iterable[Any]) -> bool:
+    """Whether there are any among some things, alone or with their names; what holds none is not copied."""
+    return any(
+        isinstance(item, _CALLED) or (type(item) is tuple and any(isinstance(one, _CALLED) for one in item))
+        for item in found
+    )
 
 
 class Masked(Within):
@@ -209,7 +225,8 @@ class Swap:
     """Other tensors in place of some of a network's parameters, for the length of a ``with`` block; may nest.
 
     Parameters that the network holds under several names are replaced under all of them, and every module gets its own
-    Parameter objects back, whatever interrupts it. Other threads wait that would put theirs into the same network.
+    Parameter objects back, whatever interrupts it. Other threads wait that would put theirs into the same network, except
+    while it is ``shared``: then they may enter this very swap.
 
     Examples:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -247,15 +264,22 @@ class Swap:
         self._hooked = [module for module in modules if module._forward_pre_hooks]  # pyright: ignore[reportPrivateUsage]
         self._derived: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
         self._depth = 0
+        self._owner = 0
+        self._guests = threading.local()
+        self.shared = False
+        """Whether other threads work for the one that has entered, as those of backward do."""
 
     def __enter__(self) -> None:
         """Replace them."""
+        if self.shared and self._owner != threading.get_ident():
+            self._guests.depth = getattr(self._guests, "depth", 0) + 1
+            return
         self._lock.acquire()
         try:
             if self._depth == 0:
                 self._derived = [(vars(module), _tensors(module)) for module in self._hooked]
                 self._replace()
-            self._depth += 1
+            self._depth, self._owner = self._depth + 1, threading.get_ident()
         except BaseException:
             if self._depth == 0:
                 self._restore()
@@ -264,6 +288,9 @@ class Swap:
 
     def __exit__(self, *error: object) -> None:
         """Put the network's own back."""
+        if getattr(self._guests, "depth", 0):
+            self._guests.depth -= 1
+            return
         try:
             self._depth -= 1
             if self._depth == 0:
@@ -298,20 +325,27 @@ class Swap:
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """What hooks before a call may have computed from the weights: pruning and weight norm put it beside them."""
-    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+    """What hooks before a call have computed from the weights: pruning and norms put ``weight`` beside ``weight_orig``, ``weight_g``."""
+    computed = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and any(parameter.startswith(f"{name}_") for parameter in _home(module))
+    ]
+    return {name: vars(module)[name] for name in computed}
 
 
 _LOCKS: dict[int, tuple[weakref.ref[nn.Module], threading.RLock]] = {}
+_LOOKING = threading.Lock()
 
 
 def _lock_of(model: nn.Module) -> threading.RLock:
     """One for each network, in none of its attributes: networks are copied and pickled."""
-    known = _LOCKS.get(id(model))
-    if known is None or known[0]() is not model:
-        key = id(model)
-        known = _LOCKS[key] = weakref.ref(model, lambda _: _LOCKS.pop(key, None)), threading.RLock()
-    return known[1]
+    with _LOOKING:
+        known = _LOCKS.get(id(model))
+        if known is None or known[0]() is not model:
+            key = id(model)
+            known = _LOCKS[key] = weakref.ref(model, lambda _: _LOCKS.pop(key, None)), threading.RLock()
+        return known[1]
 
 
 def module_of(network: Callable[..., Any]) -> nn.Module | None:

@@ -312,8 +312,8 @@ class Layout:
         """
         for name in self.names:
             weight = parameters[name].detach()
-            if weight.is_meta:
-                raise ValueError(f"{name!r} is on the meta device, without values: load the weights first")
+            if weight.is_meta:  # of which only shapes are wanted
+                continue
             try:
                 if bool(weight.sum().isfinite()):  # no copy of the weights, as a count would make
                     continue

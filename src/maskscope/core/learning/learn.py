@@ -169,6 +169,7 @@ def learning(
         penalty=penalty,
         autocast=autocast,
         replacement=checked(replacement, layout, weights),
+        alongside=_learned_by(alongside),
     )
     good = torch.zeros((), dtype=torch.int64, device=logits.device)
     fine = torch.ones((), dtype=torch.bool, device=logits.device)
@@ -394,6 +395,10 @@ def _check_objective(objective: object) -> None:
         )
 
 
+def _learned_by(alongside: torch.optim.Optimizer | None) -> list[Tensor]:
+    return [parameter for group in alongside.param_groups for parameter in group["params"]] if alongside else []
+
+
 def _check_options(accumulate: int, alongside: object, *, cuda_graph: bool) -> None:
     if accumulate < 1:
         raise ValueError(f"accumulate must be at least 1, got {accumulate}")
@@ -423,5 +428,8 @@ def _checked_weights(model: nn.Module, layout: Layout) -> dict[str, Tensor]:
     layout.check({name: weight.shape for name, weight in weights.items()})
     if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in weights.values()):
         raise ValueError("learning needs gradients: make the network and learn outside torch.inference_mode()")
+    missing = [name for name in layout.names if weights[name].is_meta]
+    if missing:
+        raise ValueError(f"{missing[0]!r} is on the meta device, without values: load the weights first")
     layout.check_values(weights)
     return weights

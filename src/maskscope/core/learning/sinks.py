@@ -121,5 +121,6 @@ _ALONE = 2
 
 def _own(tensor: Tensor) -> Tensor:
     """The tensor if nobody else has its memory, else a copy."""
-    holders = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)  # pyright: ignore
-    return tensor if holders <= _ALONE else tensor.clone()
+    memory = tensor.untyped_storage()
+    alone = memory.resizable() and torch._C._storage_Use_Count(memory._cdata) <= _ALONE  # pyright: ignore # numpy's is not resizable
+    return tensor if alone else tensor.clone()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,7 @@ class Step:
         penalty: Added to the mean loss per unit of summed gate penalty.
         autocast: The type of the network's products; None: as the network has it.
         replacement: What removed weights become, by parameter.
+        alongside: Parameters that something else learns from the same backward pass.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Step:
         penalty: float,
         autocast: torch.dtype | None = None,
         replacement: Mapping[str, Tensor] | None = None,
+        alongside: Iterable[Tensor] = (),
     ) -> None:
         """Allocate everything."""
         self.model = model
@@ -62,8 +64,11 @@ class Step:
         self.swap = Swap(model, {**weights, **self.gating.seen}, linear | lstm | recomputed.forwards(model))
         self._weights, self._replacement = weights, replacement or {}
         self._checked = False
-        self._past: Collection[str] = ()
-        """Parameters of the network itself that the loss reaches too."""
+        learned = {id(parameter) for parameter in alongside}
+        self._own = {n: p for n, p in model.named_parameters() if p.requires_grad and id(p) not in learned}
+        """The network's parameters as they are, but for those that something else learns."""
+        self._past: Mapping[str, Tensor] = {}
+        """Those of them that the loss reaches too."""
         self._both = False
         """Whether the part's loss is of the complement too."""
 
@@ -92,8 +97,7 @@ class Step:
         """Run one part under its sample and keep its gradient; returns its share of the loss."""
         self.gating.show(part.sample)
         if self._checked:
-            with Unmasked(self.model, self._past) if self._past else nullcontext():
-                loss = self._backward(part)
+            loss = self._backward(part, Unmasked(self._past) if self._past else nullcontext())
         else:
             loss = self._first_backward(part)
         self.gating.keep(part.sample)
@@ -107,13 +111,13 @@ class Step:
                 leaf.register_post_accumulate_grad_hook(partial(_note, reached, name))
                 for name, leaf in self.gating.arrivals
             ]
+        unmasked = Unmasked(self._own)
         try:
-            with Unmasked(self.model) as unmasked:
-                loss = self._backward(part)
+            loss = self._backward(part, unmasked)
         finally:
             for hook in hooks:
                 hook.remove()
-        self._past = unmasked.found
+        self._past = {name: self._own[name] for name in unmasked.found}
         unused = [name for name in leaves if name not in reached]
         if len(unused) == len(leaves):
             raise ValueError(
@@ -136,7 +140,7 @@ class Step:
         self._checked = True
         return loss
 
-    def _backward(self, part: Part) -> Tensor:
+    def _backward(self, part: Part, around: AbstractContextManager[Any]) -> Tensor:
         """The part's share of the loss, after backward, with the leaves in place of the network's parameters.
 
         They are swapped in for the calls that the objective makes, not for the objective as a whole: it may call the
@@ -150,33 +154,31 @@ class Step:
                 loss = self.objective(network, part.batch)
             _check_loss(loss)
             share = loss * part.share
-            with self.swap, register_module_forward_pre_hook(_refuse) if self._both else nullcontext():
-                self.collecting.on = True
+            with self.swap, around, register_module_forward_pre_hook(_refuse) if self._both else nullcontext():
+                self.collecting.on = self.swap.shared = True
                 try:
                     share.backward()
                 finally:
-                    self.collecting.on = False
+                    self.collecting.on = self.swap.shared = False
         return share.detach()
 
 
 class Unmasked:
-    """Which of a network's own parameters a backward pass reaches; what it leaves in their ``grad`` is taken out again.
+    """Which of some parameters a backward pass reaches; what it leaves in their ``grad`` is taken out again.
 
     Examples:
         >>> model = nn.Linear(2, 1)
-        >>> with Unmasked(model) as unmasked:
+        >>> with Unmasked(dict(model.named_parameters())) as unmasked:
         ...     model.bias.square().sum().backward()
         >>> sorted(unmasked.found), model.bias.grad
         (['bias'], None)
     """
 
-    def __init__(self, model: nn.Module, names: Collection[str] | None = None) -> None:
-        """Of all parameters, or of some."""
-        self._parameters = {
-            n: p for n, p in model.named_parameters() if p.requires_grad and (names is None or n in names)
-        }
-        self.found: dict[str, Tensor | None] = {}
-        """By name, the gradient that was there before."""
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        """Of these."""
+        self._parameters = parameters
+        self.found: dict[str, tuple[Tensor, Tensor] | None] = {}
+        """By name, the gradient that was there before, and its values."""
 
     def __enter__(self) -> Unmasked:
         """Look."""
@@ -189,14 +191,16 @@ class Unmasked:
         """Leave everything as it was."""
         for hook in self._hooks:
             hook.remove()
-        for name, before in self.found.items():
-            self._parameters[name].grad = before
+        with torch.no_grad():
+            for name, before in self.found.items():
+                self._parameters[name].grad = None if before is None else before[0].copy_(before[1])
+                self.found[name] = None
 
     def _met(self, name: str, _gradient: Tensor) -> None:
         """Before it is added to what is there."""
         if name not in self.found:
             before = self._parameters[name].grad
-            self.found[name] = None if before is None else before.clone()
+            self.found[name] = None if before is None else (before, before.clone())
 
 
 class Sampled(Within):
