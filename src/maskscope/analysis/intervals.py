@@ -39,7 +39,7 @@ class Interval:
     """Standard error of the mean."""
     level: float = LEVEL
     asked: int = 0
-    """Values there would be if none were undefined; at least n."""
+    """Values there would be if none were undefined; 0 where nobody counted."""
 
     def __str__(self) -> str:
         """For a person.

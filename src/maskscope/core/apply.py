@@ -326,12 +326,11 @@ class Swap:
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     """What hooks before a call have computed from the weights: pruning and norms put ``weight`` beside ``weight_orig``, ``weight_g``."""
-    computed = [
-        name
+    return {
+        name: value
         for name, value in vars(module).items()
         if isinstance(value, Tensor) and any(parameter.startswith(f"{name}_") for parameter in _home(module))
-    ]
-    return {name: vars(module)[name] for name in computed}
+    }
 
 
 _LOCKS: dict[int, tuple[weakref.ref[nn.Module], threading.RLock]] = {}

@@ -260,10 +260,7 @@ class Layout:
         Raises:
             KeyError: A glob matches none; the message has the nearest names.
         """
-        patterns = tuple(patterns)
-        if all(pattern in self._places for pattern in patterns):  # names: of ten thousand parameters, too
-            return tuple(sorted({*patterns}, key=self._places.__getitem__))
-        return match_names(self.names, patterns)
+        return match_names(self._places, patterns)
 
     @cached_property
     def _places(self) -> Mapping[str, int]:
@@ -308,7 +305,7 @@ class Layout:
         """Refuse weights that a gate cannot remove: 0 times NaN is NaN.
 
         Raises:
-            ValueError: NaN or infinite values, or none that can be computed with (on the meta device, of 8 bits).
+            ValueError: NaN or infinite values, or none that can be computed with (of 8 bits).
         """
         for name in self.names:
             weight = parameters[name].detach()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -158,25 +158,25 @@ def by_layer(parameters: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return layers
 
 
-def match_names(names: Sequence[str], patterns: Iterable[str]) -> tuple[str, ...]:
-    """The names that match any of the globs, in their own order; a name is itself, whatever characters it has.
+def match_names(places: Mapping[str, int], patterns: Iterable[str]) -> tuple[str, ...]:
+    """The names that match any of the globs, by their places; a name is itself, whatever characters it has.
 
     Raises:
         KeyError: A glob matches none; the message has the nearest names.
 
     Examples:
-        >>> match_names(["a.weight", "b.weight"], ["a.*"])
+        >>> match_names({"a.weight": 0, "b.weight": 1}, ["a.*"])
         ('a.weight',)
     """
-    known, found = set(names), set[str]()
+    found = set[str]()
     for pattern in patterns:
-        here = {pattern} if pattern in known else {name for name in names if fnmatchcase(name, pattern)}
+        here = {pattern} if pattern in places else {name for name in places if fnmatchcase(name, pattern)}
         if not here:
             raise KeyError(
-                f"{pattern!r} matches none of {len(names)} masked parameters; nearest: {nearest(pattern, names)}"
+                f"{pattern!r} matches none of {len(places)} masked parameters; nearest: {nearest(pattern, places)}"
             )
         found |= here
-    return tuple(name for name in names if name in found)
+    return tuple(sorted(found, key=places.__getitem__))
 
 
 def select(model: nn.Module, patterns: Sequence[Pattern] | None = None) -> Selection:

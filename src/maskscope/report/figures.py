@@ -46,8 +46,8 @@ def rendered(chart: Chart) -> go.Figure:
     figure = make_subplots(rows=1, cols=len(chart.panels), subplot_titles=[panel.title for panel in chart.panels])
     shown: set[str] = set()
     for column, panel in enumerate(chart.panels, start=1):
+        named = chart.tells_names(column - 1)
         if isinstance(panel, Heat):
-            named = chart.tells_names(column - 1)
             figure.add_trace(_heat(panel), row=1, col=column)
             figure.update_xaxes(title=panel.x, row=1, col=column, automargin=True)
             y = {"title": panel.y if named else "", "showticklabels": named}
@@ -59,7 +59,7 @@ def rendered(chart: Chart) -> go.Figure:
             trace.update(name=series.name, legendgroup=series.name, showlegend=series.name not in shown)
             shown.add(series.name)
             figure.add_trace(trace, row=1, col=column)
-        _axes(figure, panel, column, named=chart.tells_names(column - 1))
+        _axes(figure, panel, column, named=named)
     figure.update_layout(barmode="group")
     return _styled(figure, chart.height)
 

@@ -82,8 +82,8 @@ def turned(grid: Grid) -> Grid:
 def rich_table(grid: Grid) -> Table:
     """A grid for the terminal."""
     table = Table(title=Text(grid.title), title_justify="left", caption=Text(grid.caption) if grid.caption else None)
-    for name, words in zip(grid.header, grid.words, strict=True):
-        table.add_column(Text(name), justify="left" if words else "right")
+    for name, left in zip(grid.header, grid.words, strict=True):
+        table.add_column(Text(name), justify="left" if left else "right")
     for row in grid.rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

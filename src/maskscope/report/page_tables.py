@@ -15,7 +15,7 @@ from maskscope.report.grid import Grid, percent, ratio, words
 from maskscope.report.load import ContinualRun, ContinualSeed, Run, SeedRun
 from maskscope.report.lost_charts import cosines
 from maskscope.report.published import TABLE_ONE
-from maskscope.report.shared_tables import table_overlap
+from maskscope.report.shared_tables import PLACED, table_overlap
 from maskscope.report.size_charts import table_faithfulness
 from maskscope.report.tables import (
     table_drops,
@@ -23,7 +23,7 @@ from maskscope.report.tables import (
     table_pairs,
     table_specialization,
 )
-from maskscope.runs.estimates import accuracies, accuracy, sharing
+from maskscope.runs.estimates import accuracies, accuracy, judged_in, sharing
 from maskscope.runs.results import ALL, ENDS, HIDDEN
 from maskscope.runs.verdict import verdict
 
@@ -147,22 +147,10 @@ def overlaps(setting: Setting) -> str:
         overlap = table_overlap(run)
         if overlap is None:
             continue
-        hidden = next(row for row in overlap.rows if row[0] == HIDDEN)
-        rows.append([run.name, *hidden[1:], verdict(run.experiment, run.results).finding])
-    header = (
-        "network",
-        "IoU",
-        "chance",
-        "ceiling",
-        "P_reuse",
-        "IoMin",
-        "chance",
-        "ceiling",
-        "P_reuse",
-        "pairs",
-        "verdict",
-    )
-    return markdown(header, rows)
+        where = judged_in(run.results)
+        judged = next(row for row in overlap.rows if row[0] == where)
+        rows.append([run.name, *judged[1:], verdict(run.experiment, run.results).finding])
+    return markdown(("network", *PLACED, "verdict"), rows)
 
 
 def _joined(setting: Setting, table: Callable[[Run], Grid | None], first: str) -> str:

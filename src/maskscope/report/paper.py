@@ -90,12 +90,11 @@ def drawn(chart: Chart) -> Figure:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             names.setdefault(name, handle)
     if names:
-        columns = max(1, min(3, _LINE // max(map(len, names))))
         figure.legend(
             list(names.values()),
             list(names),
             loc="outside upper center",
-            ncols=columns,
+            ncols=max(1, min(3, _LINE // max(map(len, names)))),
             frameon=False,
             fontsize="small",
         )

@@ -11,10 +11,13 @@ from maskscope.analysis.intervals import LEVEL, Interval
 from maskscope.analysis.modularity import Placed
 from maskscope.report.grid import Grid, percent, ratio
 from maskscope.report.load import Run
-from maskscope.runs.estimates import compared, judged_in, reuse_in, sharing
+from maskscope.runs.estimates import compared, judged_in, reuse_among, sharing
 from maskscope.runs.properties import reused
 from maskscope.runs.results import ALL, ENDS, FEW, HIDDEN
 from maskscope.runs.significance import significance
+
+PLACED = ("IoU", "chance", "ceiling", "P_reuse", "IoMin", "chance", "ceiling", "P_reuse", "pairs")
+"""What is said of an overlap."""
 
 
 def table_overlap(run: Run) -> Grid | None:
@@ -23,9 +26,10 @@ def table_overlap(run: Run) -> Grid | None:
     if len(subtasks) < 2 or not run.results[0].overlaps:
         return None
     rows: list[tuple[str, ...]] = []
+    judged = judged_in(run.results)
     for where in _ordered(item.overlap.where for item in run.results[0].overlaps):
         rows.append((where, *_placed_in(run, where, None)))
-        if where == judged_in(run.results) and 2 < len(subtasks) <= FEW:
+        if where == judged and 2 < len(subtasks) <= FEW:
             rows += [
                 (f"{where}: {' and '.join(pair)}", *_placed_in(run, where, pair)) for pair in combinations(subtasks, 2)
             ]
@@ -35,13 +39,12 @@ def table_overlap(run: Run) -> Grid | None:
         f"(0) to ceiling (1), with a {LEVEL:.0%} interval over networks, or, of two subtasks, over the masks of a single one. Pairs: of "
         "masks of different subtasks; empty masks have no overlap and do not count."
     )
-    header = ("where", "IoU", "chance", "ceiling", "P_reuse", "IoMin", "chance", "ceiling", "P_reuse", "pairs")
-    return Grid("Overlap", caption, header, tuple(rows))
+    return Grid("Overlap", caption, ("where", *PLACED), tuple(rows))
 
 
 def _placed_in(run: Run, where: str, pair: tuple[str, str] | None) -> tuple[str, ...]:
-    found, placed = reuse_in(run.results, where, pair), reused(run.results, where, pair)
     items = compared(run.results, where, pair)
+    found, placed = reuse_among(items, where), reused(run.results, where, pair)
     pairs = sum(item.first.subtask != item.second.subtask for item in items)
     known = found.iou.between.n
     return (

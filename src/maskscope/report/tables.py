@@ -257,7 +257,8 @@ def _said(said: Verdict, run: Run) -> list[Text | Table]:
     tables += [] if special is None else [short(special, 4, len(special.rows))]
     if overlap is not None:
         pooled = (HIDDEN, ENDS, ALL)  # and of pairs, where there are three subtasks; not each parameter
-        rows = [row for row in overlap.rows if row[0] in pooled or row[0].startswith(f"{judged_in(run.results)}: ")]
+        judged = f"{judged_in(run.results)}: "
+        rows = [row for row in overlap.rows if row[0] in pooled or row[0].startswith(judged)]
         tables.append(short(replace(overlap, rows=tuple(rows)), 5, len(rows)))
     return [
         Text.assemble((f"{said.finding.upper()}  ", "cyan"), (f"{said.headline}.", "bold")),

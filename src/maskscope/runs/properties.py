@@ -55,11 +55,13 @@ def specialized(experiment: Experiment, results: Sequence[SeedResults], subtask:
         over(lambda item: item.p_specialize),
         over(lambda item: item.cost),
         over(lambda item: item.alone),
-        nested([_at_random(experiment, result, subtask) for result in results]),
+        damage(experiment, results, subtask, subtask, WITHOUT_RANDOM),
     )
 
 
-def damage(experiment: Experiment, results: Sequence[SeedResults], removed: str, tested: str) -> Interval:
+def damage(
+    experiment: Experiment, results: Sequence[SeedResults], removed: str, tested: str, network: str = "complement"
+) -> Interval:
     """What removing the mask of one subtask takes from another: 1 to chance, 0 nothing; networks that never learned it do not count.
 
     Args:
@@ -67,27 +69,18 @@ def damage(experiment: Experiment, results: Sequence[SeedResults], removed: str,
         results: One per network seed.
         removed: The subtask whose masks' weights are gone.
         tested: The other, or the same.
+        network: What is left, as named in ``Accuracy``. Default: the network without exactly those weights.
     """
     chance = experiment.chance(tested)
     return nested(
         [
             [
                 1 - left(value, accuracy([result], "full network", tested).mean, chance)
-                for value in accuracies([result], "complement", tested, removed)
+                for value in accuracies([result], network, tested, removed)
             ]
             for result in results
         ]
     )
-
-
-def _at_random(experiment: Experiment, result: SeedResults, subtask: str) -> list[float]:
-    """Damage to a subtask without as many random units as its masks keep; nothing where that was not tested."""
-    full = _accuracies(result, "full network", None)
-    return [
-        1 - left(item.value, full[subtask], experiment.chance(subtask))
-        for item in result.accuracies
-        if item.network == WITHOUT_RANDOM and item.mask and item.mask.subtask == subtask == item.subtask
-    ]
 
 
 def _specializations(experiment: Experiment, result: SeedResults, subtask: str) -> list[Specialization]:
@@ -172,14 +165,13 @@ def _position(
 ) -> Interval:
     placed = [place(reuse_in([result], where, pair)) for result in results]
     if len(results) == 1 and not math.isnan(placed[0].position):
-        return _of_one(results[0], where, pair, place, value)
+        return _of_one(compared(results, where, pair), placed[0], where, place, value)
     return nested([[item.position] for item in placed])
 
 
 def _of_one(
-    result: SeedResults, where: str, pair: tuple[str, str] | None, place: Callable[[Reuse], Placed], value: Value
+    items: Sequence[PairOverlap], placed: Placed, where: str, place: Callable[[Reuse], Placed], value: Value
 ) -> Interval:
-    items, placed = compared([result], where, pair), place(reuse_in([result], where, pair))
     between = _table(items, value)
     masks = min(between.shape)
     if masks >= _LEFT_OUT:

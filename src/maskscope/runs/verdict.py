@@ -267,13 +267,12 @@ def _dissociation_words(found: Sequence[Dissociation]) -> str:
 def _special_words(experiment: Experiment, results: Sequence[SeedResults]) -> str:
     found = [(name, specialized(experiment, results, name)) for name in experiment.data.subtasks[:FEW]]
     known = [(name, item.p_specialize) for name, item in found if not math.isnan(item.p_specialize.mean)]
-    counts = {one.of_how_many for _, one in known}
-    each = [f"{one.short if len(counts) == 1 else one} of {name}" for name, one in known]
+    alike = len({one.of_how_many for _, one in known}) == 1
+    each = [f"{one.short if alike else one} of {name}" for name, one in known]
+    n = f" (n={known[0][1].of_how_many})" if alike else ""
     rest = len(experiment.data.subtasks) - len(found)
     more = f", and {rest} more below" if rest > 0 else ""
-    special = (
-        f" P_specialize {', '.join(each)}{more}{f' (n={counts.pop()})' if len(counts) == 1 else ''}." if known else ""
-    )
+    special = f" P_specialize {', '.join(each)}{more}{n}." if known else ""
     return special + _random_words(item for _, item in found)
 
 

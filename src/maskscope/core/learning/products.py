@@ -46,12 +46,12 @@ def forwards(
 
     Exactly ``nn.Linear``, and, for gated weights, the layer of GPT-2 that holds the transposed matrix.
     """
-    owners = {id(parameter): name for name, parameter in model.named_parameters()}
+    owners = owners_of(model)
     found: dict[nn.Module, Callable[..., Any]] = {}
     for module in model.modules():
         turned = _is_turned(module)
         if (type(module) is nn.Linear or turned) and "forward" not in vars(module):
-            weight = weights.get(owners.get(id(module.weight), ""))  # a weight that is computed is nobody's
+            weight = weights.get(owners.get(id(module.weight), ""))
             if isinstance(weight, GatedWeight):
                 found[module] = _GatedForward(module, weight, turned, collecting)
             elif weight is not None and not turned:
@@ -66,11 +66,14 @@ def _is_turned(module: nn.Module) -> bool:
 
 def unseen(model: nn.Module) -> set[str]:
     """Parameters of scripted parts, which read memory without asking the tensors."""
-    owners = {id(parameter): name for name, parameter in model.named_parameters()}
+    owners = owners_of(model)
     scripted = (module for module in model.modules() if isinstance(module, torch.jit.ScriptModule))
-    return {
-        owners[id(parameter)] for module in scripted for parameter in module.parameters() if id(parameter) in owners
-    }
+    return {owners.get(id(parameter), "") for module in scripted for parameter in module.parameters()} - {""}
+
+
+def owners_of(model: nn.Module) -> dict[int, str]:
+    """Which parameter a tensor is, by identity; a weight that is computed is none."""
+    return {id(parameter): name for name, parameter in model.named_parameters()}
 
 
 def plain(x: Tensor) -> bool:

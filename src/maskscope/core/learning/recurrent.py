@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maskscope.core.learning.gated import GatedWeight, resolved
-from maskscope.core.learning.products import Collecting, dense, plain
+from maskscope.core.learning.products import Collecting, dense, owners_of, plain
 
 State = tuple[Tensor, Tensor]
 
@@ -21,7 +21,7 @@ def forwards(
 
     One direction, no projection, a number of cells that fills vectors.
     """
-    owners = {id(parameter): name for name, parameter in model.named_parameters()}
+    owners = owners_of(model)
     found: dict[nn.Module, Callable[..., Any]] = {}
     for module in model.modules():
         if type(module) is not nn.LSTM or "forward" in vars(module) or module.bidirectional or module.proj_size:
