@@ -11,12 +11,12 @@ from torch import nn
 from torch.func import functional_call, jacrev, vmap
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from maskscope.core import apply
-from maskscope.core.apply import Swap, applied, bake, masked
+from maskscope.core.apply import applied, bake, masked
 from maskscope.core.layout import layout
 from maskscope.core.learning.learn import learn_mask, learning
 from maskscope.core.learning.schedules import Schedule
 from maskscope.core.mask import Mask
+from maskscope.core.swap import Swap
 from native import with_products
 
 ONE = Schedule(steps=1, samples=3, init=0.0, clip=1e9, warmup=0.0, decay=0.0, settled=None)
@@ -369,7 +369,7 @@ def test_an_interrupt_while_weights_are_exchanged_leaves_the_network_whole(metho
                 raise KeyboardInterrupt
             whole(swap)
 
-        monkeypatch.setattr(apply.Swap, method, interrupted)
+        monkeypatch.setattr(Swap, method, interrupted)
         with (
             pytest.raises(KeyboardInterrupt),
             Swap(model, {name: p.detach() * 0 for name, p in model.named_parameters()}),

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import maskscope as ms
-from maskscope.core.layout import IndexedSegment
 from maskscope.core.seeded import seeded
+from maskscope.core.segments import IndexedSegment
 from native import with_products
 
 

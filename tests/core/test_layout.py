@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from maskscope.core.granularity import PerInput, PerOutput, PerTensor
-from maskscope.core.layout import Layout, Segment, layout
+from maskscope.core.layout import Layout, layout
 from maskscope.core.mask import Mask
+from maskscope.core.segments import Segment
 from maskscope.core.select import layer, select
 from zoo import Tied, bert, gpt2, llama
 

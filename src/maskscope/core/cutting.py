@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor, nn
 
 from maskscope.core.granularity import axes
-from maskscope.core.layout import Segment
+from maskscope.core.segments import Segment
 from maskscope.core.select import Site, sites
 
 Side = Literal["outputs", "inputs"]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from maskscope.core.files import load_tensors, save_tensors
 from maskscope.core.fingerprint import Fingerprint, ParameterPrint, fingerprint
-from maskscope.core.layout import IndexedSegment, Layout, Segment
+from maskscope.core.layout import Layout
+from maskscope.core.segments import IndexedSegment, Segment
 from maskscope.core.select import layer as layer_of
 
 FORMAT = "maskscope-mask-1"

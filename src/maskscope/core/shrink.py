@@ -14,9 +14,9 @@ from maskscope.core.apply import bake, masked
 from maskscope.core.batches import flat
 from maskscope.core.cutting import Side, cut, placed
 from maskscope.core.groups import HEAD_COUNTS
-from maskscope.core.layout import Span
 from maskscope.core.mask import Mask
 from maskscope.core.modes import evaluating
+from maskscope.core.segments import Span
 from maskscope.core.select import Site, sites
 
 _HEAD_WIDTHS = ("all_head_size", "split_size", "inner_dim")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from maskscope.core.apply import Swap
 from maskscope.core.learning.gated import WrittenWeight
 from maskscope.core.learning.products import Collecting, forwards
+from maskscope.core.swap import Swap
 
 
 def weights_of(leaves):

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
-from maskscope.core.layout import Layout, Span
+from maskscope.core.layout import Layout
 from maskscope.core.noise import COUNTER, name_keys
+from maskscope.core.segments import Span
 
 WIDTH = 64
 """Units in a row: a multiple of every vector register; at most 63 places are lost per small parameter."""

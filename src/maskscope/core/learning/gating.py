@@ -10,7 +10,6 @@ from jaxtyping import Int32
 from torch import Tensor
 
 from maskscope.core.gates import Gate
-from maskscope.core.layout import Segment, Span
 from maskscope.core.learning.blocks import WIDTH, Rows, Run, is_matrix
 from maskscope.core.learning.gated import GatedWeight, WrittenWeight
 from maskscope.core.learning.kernels import Kernel, Words
@@ -18,6 +17,7 @@ from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.native import Library, Planes
 from maskscope.core.learning.sinks import IntoLogits, IntoWeight
 from maskscope.core.noise import Draw, name_keys, uniform
+from maskscope.core.segments import Segment, Span
 
 Streams = Int32[Tensor, "samples 3"]
 

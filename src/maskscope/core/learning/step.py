@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from maskscope.core.apply import Swap, Within
+from maskscope.core.apply import Within
 from maskscope.core.batches import Part
 from maskscope.core.learning import products, recomputed, recurrent
 from maskscope.core.learning.gated import itself
@@ -22,6 +22,7 @@ from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.products import Collecting
 from maskscope.core.noise import Draw
 from maskscope.core.objectives import Objective
+from maskscope.core.swap import Swap
 
 
 class Step:
