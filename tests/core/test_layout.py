@@ -10,7 +10,7 @@ from maskscope.core.granularity import PerInput, PerOutput, PerTensor
 from maskscope.core.layout import Layout, layout
 from maskscope.core.mask import Mask
 from maskscope.core.segments import Segment
-from maskscope.core.select import layer, select
+from maskscope.core.select import layer, select, sites
 from zoo import Tied, bert, gpt2, llama
 
 
@@ -294,3 +294,13 @@ def test_empty_parameters_are_left_out():
 def test_a_granularity_is_an_object(granularity):
     with pytest.raises(TypeError, match=r"granularity takes an object such as ms.PerOutput\(\)"):
         unwrap(layout)(nn.Linear(2, 3), granularity=granularity)
+
+
+@pytest.mark.parametrize(
+    ("network", "got"),
+    [(nn.Linear, "the class Linear"), (lambda x: x, "an object of type function")],
+    ids=["class", "function"],
+)
+def test_what_is_no_network_is_refused(network, got):
+    with pytest.raises(TypeError, match=rf"a network is an nn.Module .*, got {got}"):
+        unwrap(sites)(network)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -55,6 +56,7 @@ def stream(batches: Batches, start: int = 0) -> Iterator[Batch]:
     if isinstance(batches, Iterable):
         yield from _replayed(batches, start)
     elif callable(batches):
+        _check_takes_step(batches)
         step = start
         while True:
             yield batches(step)
@@ -63,6 +65,18 @@ def stream(batches: Batches, start: int = 0) -> Iterator[Batch]:
         raise TypeError(
             f"batches must be a function of the step or an iterable of batches, got {type(batches).__name__}"
         )
+
+
+def _check_takes_step(batches: Callable[[int], Batch]) -> None:
+    try:
+        inspect.signature(batches).bind(0)
+    except ValueError:  # written in C: it does not say
+        return
+    except TypeError as error:
+        raise TypeError(
+            f"batches, if a function, is called with the number of the step and returns its batch: {error}; write lambda step: ..., "
+            "or pass a list or a DataLoader"
+        ) from None
 
 
 def _replayed(batches: Iterable[Batch], start: int) -> Iterator[Batch]:

@@ -55,11 +55,18 @@ class Selection:
 def sites(model: nn.Module) -> tuple[Site, ...]:
     """All parameters of a network in the order of ``named_parameters``, tied ones once.
 
+    Raises:
+        TypeError: Not a network.
+
     Examples:
         >>> from torch import nn
         >>> [site.name for site in sites(nn.Linear(2, 3))]
         ['weight', 'bias']
     """
+    given: object = model
+    if not isinstance(given, nn.Module):
+        got = f"the class {given.__name__}" if isinstance(given, type) else f"an object of type {type(given).__name__}"
+        raise TypeError(f"a network is an nn.Module (of a pipeline or trainer: its .model), got {got}")
     names: dict[int, list[str]] = {}
     owners: dict[int, list[nn.Module]] = {}
     parameters: dict[int, nn.Parameter] = {}

@@ -377,12 +377,32 @@ def test_resuming_with_another_seed_is_refused(model):
         ({"gate": HardConcrete}, "gate takes an object such as ms.HardConcrete.., got the class HardConcrete"),
         ({"layout": [1]}, r"layout takes what ms.layout\(model\) returns, got list"),
         ({"schedule": 50}, r"schedule takes a Schedule, such as ms.Schedule\(steps=500\), got 50"),
+        ({"gate": "hard"}, r"gate takes an object such as ms.HardConcrete\(\), got 'hard'"),
+        ({"penalty": "1e-6"}, "penalty takes a number, got '1e-6'"),
+        ({"kernel": "fast"}, "kernel is one of 'auto', 'compiled', 'eager', got 'fast'"),
+        ({"autocast": "bfloat16"}, "autocast takes torch.bfloat16, or None .*, got 'bfloat16'"),
+        ({"split": 2}, r"split takes a function of \(batch, parts\) .*, got 2"),
+        ({"accumulate": 1.5}, "accumulate takes a whole number, got 1.5"),
     ],
     ids=str,
 )
 def test_wrong_settings_say_what_was_expected(settings, message, model):
     with pytest.raises((TypeError, ValueError), match=message):
         next(unwrap(learning)(model, batch, cross_entropy, **{"layout": layout(model), **settings}))
+
+
+@pytest.mark.parametrize(
+    ("objective", "got"), [(None, "got None"), (nn.Linear(2, 2), "got the network itself")], ids=["none", "network"]
+)
+def test_an_objective_is_a_function_of_network_and_batch(objective, got):
+    network = objective or nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=rf"an objective is a function of \(network, batch\), .*{got}"):
+        next(unwrap(learning)(network, batch, objective, layout=layout(network)))
+
+
+def test_batches_that_do_not_take_the_step_are_refused(model):
+    with pytest.raises(TypeError, match=r"is called with the number of the step.*write lambda step"):
+        learn_mask(model, lambda: batch(0), cross_entropy)
 
 
 def test_a_dict_batch_needs_an_objective_of_its_own(model):

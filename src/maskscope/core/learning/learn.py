@@ -16,6 +16,13 @@ from maskscope.core.gates import Gate, GumbelSigmoid
 from maskscope.core.interrupts import deferred
 from maskscope.core.layout import Layout
 from maskscope.core.layout import layout as lay_out
+from maskscope.core.learning.checks import (
+    check_objective,
+    check_options,
+    check_resume,
+    check_settings,
+    checked_weights,
+)
 from maskscope.core.learning.gating import Gating
 from maskscope.core.learning.kernels import Kernel, Mode
 from maskscope.core.learning.learned import (
@@ -147,12 +154,16 @@ def learning(
         [1, 2, 3]
     """
     gate = GumbelSigmoid() if gate is None else gate
-    _check_objective(objective)
-    _check_settings(layout, schedule, gate, penalty, resume)
-    _check_options(accumulate, alongside, cuda_graph=cuda_graph)
-    weights = _checked_weights(model, layout)
+    check_objective(objective, model)
+    check_settings(layout, schedule, gate, penalty, resume)
+    check_options(
+        kernel=kernel, autocast=autocast, split=split, accumulate=accumulate, alongside=alongside, cuda_graph=cuda_graph
+    )
+    weights = checked_weights(model, layout)
     logits = resume or Logits(layout, schedule, weights[layout.names[0]].device, low_memory=low_memory)
-    _check_resume(logits, layout, schedule, repr((seed, penalty, gate, *([] if density is None else [density]))))
+    settings = repr((seed, penalty, gate, *([] if density is None else [density])))
+    check_resume(logits, layout, schedule, settings)
+    logits.begun_with = settings
     if density is not None:
         logits.sizing = _sizing(logits, density, penalty, gate)
     weigh = partial(weight_of, objective) if isinstance(objective, Weighed) else None
@@ -370,66 +381,5 @@ def _look(logits: Logits, gate: Gate, gating: Gating, penalty: float) -> None:
         logits.cut(sizing.density, gate.threshold)
 
 
-def _check_settings(layout: object, schedule: object, gate: object, penalty: float, resume: object) -> None:
-    if not isinstance(layout, Layout):
-        raise TypeError(f"layout takes what ms.layout(model) returns, got {type(layout).__name__}")
-    if not isinstance(schedule, Schedule):
-        raise TypeError(f"schedule takes a Schedule, such as ms.Schedule(steps=500), got {schedule!r}")
-    if isinstance(gate, type):
-        raise TypeError(f"gate takes an object such as ms.HardConcrete(), got the class {gate.__name__}")
-    if not penalty >= 0:
-        raise ValueError(f"penalty must not be negative, got {penalty}")
-    if not isinstance(resume, Logits | None):
-        raise TypeError(f"resume takes the logits of a state (stop.state.logits), got {type(resume).__name__}")
-
-
-def _check_objective(objective: object) -> None:
-    """A loss of outputs and labels is the commonest mistake."""
-    module = (
-        objective.__class__.__module__ if isinstance(objective, nn.Module) else getattr(objective, "__module__", "")
-    )
-    if module in ("torch.nn.functional", "torch.nn.modules.loss"):
-        raise TypeError(
-            f"an objective is a function of (network, batch), got a loss of outputs and labels ({objective}); take ms.cross_entropy, "
-            "or write: lambda network, batch: loss(network(batch[0]), batch[1])"
-        )
-
-
 def _learned_by(alongside: torch.optim.Optimizer | None) -> list[Tensor]:
     return [parameter for group in alongside.param_groups for parameter in group["params"]] if alongside else []
-
-
-def _check_options(accumulate: int, alongside: object, *, cuda_graph: bool) -> None:
-    if accumulate < 1:
-        raise ValueError(f"accumulate must be at least 1, got {accumulate}")
-    if not isinstance(alongside, torch.optim.Optimizer | None):
-        raise TypeError(
-            f"alongside takes an optimiser, such as torch.optim.Adam(probe.parameters()), got {type(alongside).__name__}"
-        )
-    if alongside is not None and cuda_graph:
-        raise ValueError("a step with an optimiser alongside cannot be captured; learn without cuda_graph=True")
-
-
-def _check_resume(logits: Logits, layout: Layout, schedule: Schedule, settings: str) -> None:
-    if logits.begun_with not in ("", settings):
-        raise ValueError(
-            f"the logits to resume from were begun with (seed, penalty, gate) = {logits.begun_with}, got {settings}"
-        )
-    logits.begun_with = settings
-    if logits.layout != layout:
-        raise ValueError("the logits to resume from lie over another layout; pass the one they were begun with")
-    if logits.schedule != schedule:
-        raise ValueError(f"the logits to resume from were begun with {logits.schedule}, got {schedule}")
-
-
-def _checked_weights(model: nn.Module, layout: Layout) -> dict[str, Tensor]:
-    """All parameters, detached (or those outside the layout would collect a .grad), checked against the layout."""
-    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    layout.check({name: weight.shape for name, weight in weights.items()})
-    if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in weights.values()):
-        raise ValueError("learning needs gradients: make the network and learn outside torch.inference_mode()")
-    missing = [name for name in layout.names if weights[name].is_meta]
-    if missing:
-        raise ValueError(f"{missing[0]!r} is on the meta device, without values: load the weights first")
-    layout.check_values(weights)
-    return weights
