@@ -177,6 +177,24 @@ def test_neither_numpy_nor_sympy_is_changed():
 
 
 @generated
+def test_draws_that_the_package_breaks_off_are_left_out(monkeypatch):
+    make = mathematics_generation.maker("polynomials__collect", "easy")
+    whole = list(mathematics_generation.questions("polynomials__collect", "easy", 4, 0, set()))
+    share = sys.modules["mathematics_dataset.sample.polynomials"].integers_with_sum
+    draws = iter(range(100))
+
+    def broken_off_twice():
+        problem = make()
+        if next(draws) in (0, 2):
+            share(0, 1, 1e-3)  # one coefficient, which has no entropy of its own, is given some
+        return problem
+
+    monkeypatch.setattr(mathematics_generation, "maker", lambda *_: broken_off_twice)
+    found = list(mathematics_generation.questions("polynomials__collect", "easy", 2, 0, set()))
+    assert found == [whole[1], whole[3]]
+
+
+@generated
 def test_the_levels_are_thirds_of_the_range_that_the_package_trains_on():
     for level, (low, high) in {
         "easy": (3, 3 + 7 / 3),

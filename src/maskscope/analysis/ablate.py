@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from maskscope.core.mask import Mask, Origin
+from maskscope.core.mask import Mask, expect_mask
 
 
 def complement(mask: Mask) -> Mask:
@@ -18,7 +18,7 @@ def complement(mask: Mask) -> Mask:
         >>> complement(Mask.full(layout(nn.Linear(2, 3)))).kept_units
         0
     """
-    return ~mask
+    return ~expect_mask(mask)
 
 
 def keep_open(mask: Mask, control: Mask, names: Iterable[str]) -> Mask:
@@ -44,8 +44,8 @@ def keep_open(mask: Mask, control: Mask, names: Iterable[str]) -> Mask:
     """
     names = tuple(names)
     here = Mask.of(mask.layout, mask.layout.covering(mask.layout.matching(names)))
-    origin = Origin(label=f"{mask.origin.label}, {', '.join(names)} open", model=mask.origin.model)
-    return Mask.of(mask.layout, ((mask - here) | (control & here)).kept, origin)
+    kept = ((mask - here) | (control & here)).kept
+    return Mask.of(mask.layout, kept, mask.origin.derived(f"{mask.origin.label}, {', '.join(names)} open"))
 
 
 def completed(part: Mask, control: Mask) -> Mask:
@@ -93,8 +93,9 @@ def half(mask: Mask, names: Iterable[str]) -> Mask:
     """
     names = tuple(names)
     here = mask.layout.covering(mask.layout.matching(names))
-    origin = Origin(label=f"{mask.origin.label} in {', '.join(names)} only", model=mask.origin.model)
-    return Mask.of(mask.layout, mask.kept | ~here, origin)
+    return Mask.of(
+        mask.layout, mask.kept | ~here, mask.origin.derived(f"{mask.origin.label} in {', '.join(names)} only")
+    )
 
 
 def random_like(mask: Mask, seed: int) -> Mask:
@@ -115,7 +116,7 @@ def random_like(mask: Mask, seed: int) -> Mask:
     for span in mask.layout.spans:
         mine = span.own(kept)
         mine.copy_(mine[torch.randperm(span.units, generator=generator)])
-    return Mask.of(mask.layout, kept, _drawn(f"random, sized as {mask.origin.label}", mask, seed))
+    return Mask.of(mask.layout, kept, mask.origin.derived(f"random, sized as {mask.origin.label}", seed))
 
 
 def random_of_size(mask: Mask, seed: int) -> Mask:
@@ -129,7 +130,7 @@ def random_of_size(mask: Mask, seed: int) -> Mask:
     """
     kept = mask.kept
     order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))
-    return Mask.of(mask.layout, kept[order], _drawn(f"random, of equal size: {mask.origin.label}", mask, seed))
+    return Mask.of(mask.layout, kept[order], mask.origin.derived(f"random, of equal size: {mask.origin.label}", seed))
 
 
 def from_complement(mask: Mask, seed: int) -> Mask:
@@ -147,8 +148,4 @@ def from_complement(mask: Mask, seed: int) -> Mask:
         free = (~span.own(kept)).nonzero().flatten()
         count = int(span.own(kept).sum())
         span.own(drawn)[free[torch.randperm(len(free), generator=generator)[:count]]] = True
-    return Mask.of(mask.layout, drawn, _drawn(f"sampled from the complement: {mask.origin.label}", mask, seed))
-
-
-def _drawn(label: str, mask: Mask, seed: int) -> Origin:
-    return Origin(label=label, seed=seed, model=mask.origin.model)
+    return Mask.of(mask.layout, drawn, mask.origin.derived(f"sampled from the complement: {mask.origin.label}", seed))

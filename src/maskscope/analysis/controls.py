@@ -201,6 +201,8 @@ def controls(
         )
     tests = {name: list(batches) for name, batches in tests.items()}
     metrics = dict(metric) if isinstance(metric, Mapping) else dict.fromkeys(tests, metric)
+    if missing := [test for test in tests if test not in metrics]:
+        raise KeyError(f"there is no metric for {missing}, only for {list(metrics)}")
 
     def scores(network: Network) -> dict[str, Score]:
         return {test: evaluate(network, batches, metrics[test]) for test, batches in tests.items()}

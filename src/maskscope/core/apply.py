@@ -17,6 +17,7 @@ from maskscope.core.device import device_of
 from maskscope.core.layout import gated
 from maskscope.core.mask import Mask, expect_mask
 from maskscope.core.replacement import Replacement, checked
+from maskscope.core.select import expect_network
 from maskscope.core.swap import Swap, lock_of
 
 
@@ -238,9 +239,9 @@ def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Within:
     return Within(model, lambda: Swap(model, weights))
 
 
-def _checked(model: nn.Module, made: object, replacement: Replacement | None) -> dict[str, Tensor]:
+def _checked(model: object, made: object, replacement: Replacement | None) -> dict[str, Tensor]:
     """The replacement, after a look at whether mask and replacement fit the network."""
-    parameters, mask = dict(model.named_parameters()), expect_mask(made)
+    parameters, mask = dict(expect_network(model).named_parameters()), expect_mask(made)
     layout = mask.layout
     layout.check({name: parameter.shape for name, parameter in parameters.items()})
     layout.check_values(parameters)

@@ -367,7 +367,7 @@ class TopK:
     size), and the share may be of all tensors together.
 
     Raises:
-        ValueError: A density that is not between 0 and 1.
+        ValueError: A density that is not between 0 and 1, or neither of each parameter's units nor of all.
 
     Examples:
         >>> TopK(0.25).sample(torch.tensor([-1.0, 0.5]), torch.tensor([0.5, 0.5]))
@@ -386,6 +386,8 @@ class TopK:
         """Check the range."""
         if not 0 < self.density < 1:
             raise ValueError(f"density is the share of units to keep, between 0 and 1, got {self.density}")
+        if self.per not in ("tensor", "all"):
+            raise ValueError(f"per is 'tensor' or 'all', got {self.per!r}")
 
     @property
     def ranking(self) -> Ranking:

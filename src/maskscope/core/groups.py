@@ -103,6 +103,15 @@ class PerHead:
     shared: Literal["query", "group"] = "query"
     kind: Literal["head"] = "head"
 
+    def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            ValueError: There is no such one.
+        """
+        if self.shared not in ("query", "group"):
+            raise ValueError(f"shared is 'query' or 'group', got {self.shared!r}")
+
     def groups(self, model: nn.Module) -> Sequence[Group]:
         """One for each attention, with the biases of its heads."""
         return _found(model, _HEADS, self._cut, "attention heads")

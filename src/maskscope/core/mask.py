@@ -43,6 +43,15 @@ class Origin:
     replaced: str = ""
     """Digest of what removed weights became while it was learned; empty: zero."""
 
+    def derived(self, label: str, seed: int | None = None) -> Origin:
+        """Of a mask made from this one's: of the same network, and with the same in place of what is removed.
+
+        Examples:
+            >>> Origin("add", steps=100, replaced="9f").derived("~add")
+            Origin(label='~add', subtask='', seed=None, gate='', threshold=None, penalty=None, steps=None, model=None, replaced='9f')
+        """
+        return Origin(label, seed=seed, model=self.model, replaced=self.replaced)
+
 
 @dataclass(frozen=True)
 class Count:
@@ -225,8 +234,7 @@ class Mask:
 
     def __invert__(self) -> Mask:
         """The complement: the layout's other units. What was not selected stays as it is in the network."""
-        origin = Origin(label=f"~{self.origin.label or 'mask'}", model=self.origin.model, replaced=self.origin.replaced)
-        return Mask.of(self.layout, ~self.kept, origin)
+        return Mask.of(self.layout, ~self.kept, self.origin.derived(f"~{self.origin.label or 'mask'}"))
 
     def _other(self, other: Mask) -> Bool[Tensor, " units"]:
         if self.layout != other.layout:
@@ -236,9 +244,10 @@ class Mask:
         return other.kept
 
     def _combined(self, other: Mask, sign: str, kept: Bool[Tensor, " units"]) -> Mask:
-        same = self.origin.model == other.origin.model
-        label = f"({self.origin.label or 'mask'} {sign} {other.origin.label or 'mask'})"
-        return Mask.of(self.layout, kept, Origin(label=label, model=self.origin.model if same else None))
+        mine, its = self.origin, other.origin
+        label = f"({mine.label or 'mask'} {sign} {its.label or 'mask'})"
+        model = mine.model if mine.model == its.model else None
+        return Mask.of(self.layout, kept, Origin(label, model=model, replaced=mine.replaced or its.replaced))
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file: packed bits, and everything else as JSON in its header.

@@ -146,7 +146,13 @@ class ModelLoss:
 
         Raises:
             KeyError: The batch has none.
+            TypeError: The batch is no mapping.
         """
+        if not isinstance(batch, Mapping):
+            raise TypeError(
+                f"the model's own loss takes a mapping of inputs and labels, got {type(batch).__name__}; of (inputs, targets) take "
+                "ms.cross_entropy"
+            )
         if self.labels not in batch:
             raise KeyError(
                 f"the batch has no {self.labels!r}, only {', '.join(map(repr, batch))}; the loss needs labels"

@@ -52,6 +52,18 @@ class Selection:
     left_out: tuple[LeftOut, ...]
 
 
+def expect_network(value: object) -> nn.Module:
+    """The value, if it is a network.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if not isinstance(value, nn.Module):
+        got = f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
+        raise TypeError(f"a network is an nn.Module (of a pipeline or trainer: its .model), got {got}")
+    return value
+
+
 def sites(model: nn.Module) -> tuple[Site, ...]:
     """All parameters of a network in the order of ``named_parameters``, tied ones once.
 
@@ -63,10 +75,7 @@ def sites(model: nn.Module) -> tuple[Site, ...]:
         >>> [site.name for site in sites(nn.Linear(2, 3))]
         ['weight', 'bias']
     """
-    given: object = model
-    if not isinstance(given, nn.Module):
-        got = f"the class {given.__name__}" if isinstance(given, type) else f"an object of type {type(given).__name__}"
-        raise TypeError(f"a network is an nn.Module (of a pipeline or trainer: its .model), got {got}")
+    expect_network(model)
     names: dict[int, list[str]] = {}
     owners: dict[int, list[nn.Module]] = {}
     parameters: dict[int, nn.Parameter] = {}
@@ -170,11 +179,14 @@ def match_names(places: Mapping[str, int], patterns: Iterable[str]) -> tuple[str
 
     Raises:
         KeyError: A glob matches none; the message has the nearest names.
+        TypeError: One glob, not a list of them.
 
     Examples:
         >>> match_names({"a.weight": 0, "b.weight": 1}, ["a.*"])
         ('a.weight',)
     """
+    if isinstance(patterns, str):
+        raise TypeError(f"names are a list of globs; write [{patterns!r}]")
     found = set[str]()
     for pattern in patterns:
         here = {pattern} if pattern in places else {name for name in places if fnmatchcase(name, pattern)}

@@ -155,7 +155,7 @@ def _generate(collection: Collection) -> dict[Level, list[Question]]:
             raise
         if process.wait():
             complaints.seek(0)
-            raise RuntimeError(f"generating {collection} failed: {complaints.read().strip().splitlines()[-1:]}")
+            raise RuntimeError(f"generating {collection} failed: {' | '.join(complaints.read().splitlines()[-3:])}")
     for level, count in wanted.items():
         if len(found[level]) < count:
             warnings.warn(
