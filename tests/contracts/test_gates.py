@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from inspect import unwrap
 
 import pytest
 import torch
@@ -230,3 +231,8 @@ def test_passes_are_compiled_once_for_equal_gates():
     first, second = Kernel(GumbelSigmoid(), "compiled"), Kernel(GumbelSigmoid(), "compiled")
     assert first._functions is second._functions
     assert Kernel(GumbelSigmoid(temperature=0.5), "compiled")._functions is not first._functions
+
+
+def test_the_best_are_of_each_tensor_or_of_all():
+    with pytest.raises(ValueError, match="per is 'tensor' or 'all', got 'layer'"):
+        unwrap(TopK.__init__)(TopK(), per="layer")

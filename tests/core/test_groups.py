@@ -1,6 +1,7 @@
 """Heads and neurons: what their mask removes is what removing them inside the network removes."""
 
 import warnings
+from inspect import unwrap
 from types import SimpleNamespace
 
 import numpy as np
@@ -344,3 +345,8 @@ def test_what_is_not_groups_or_numbers_says_what_is_expected():
         Tied.__post_init__(SimpleNamespace(parts={"0.weight": View((2, 2), (2, 1))}))
     with pytest.raises(TypeError, match=r"numbers of '0\.weight' are a tensor, got ndarray; torch\.as_tensor"):
         PerIndex.__post_init__(SimpleNamespace(numbers={"0.weight": np.arange(4)}))
+
+
+def test_keys_are_shared_by_each_query_or_by_the_group():
+    with pytest.raises(ValueError, match="shared is 'query' or 'group', got 'keys'"):
+        unwrap(PerHead.__init__)(PerHead(), "keys")

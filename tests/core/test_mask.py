@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+from inspect import unwrap
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from maskscope.analysis.compare import iou, overlaps
+from maskscope.core.apply import masked
 from maskscope.core.granularity import PerOutput
 from maskscope.core.layout import layout
 from maskscope.core.mask import Mask, Origin
@@ -203,14 +206,17 @@ def test_masks_and_layouts_print_in_one_line():
 
 
 def test_what_learn_mask_returns_is_not_a_mask_and_says_so():
-    from inspect import unwrap
-
-    from maskscope.analysis.compare import overlaps
-    from maskscope.core.apply import masked
-
     for refused in (lambda x: unwrap(masked)(MODEL, x), lambda x: unwrap(overlaps)(x, x, {"all": ["*"]})):
         with pytest.raises(TypeError, match=r"expected a Mask, got object; what learn_mask returns holds it as \.mask"):
             refused(object())
+
+
+def test_what_is_no_mask_or_network_is_refused_where_one_is_applied():
+    everything = Mask.full(OVER)
+    with pytest.raises(TypeError, match=r"a network is an nn.Module .*, got an object of type function"):
+        unwrap(masked)(lambda x: x, everything)
+    with pytest.raises(TypeError, match=r"names are a list of globs; write \['0.weight'\]"):
+        iou(everything, everything, "0.weight")
 
 
 def test_a_mask_is_neither_true_nor_false():

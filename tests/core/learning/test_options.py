@@ -186,13 +186,13 @@ def test_a_mask_knows_that_what_it_removes_was_replaced(tmp_path):
     learned = ms.learn_mask(model, batch_of, ms.cross_entropy, layout=over, schedule=SHORT, replacement=becomes)
     loaded = ms.Mask.load(learned.mask.save(tmp_path / "mask.safetensors"), model)
     assert loaded.origin.replaced == digest_of(becomes) != digest_of(values_of(model, over))
-    for mask in (loaded, ~loaded):
+    plain = ms.Mask.of(over, loaded.kept)
+    made = [~loaded, loaded & plain, plain | loaded, ms.random_like(loaded, 0), ms.half(loaded, ["0.*"])]
+    for mask in (loaded, *made, ms.keep_open(~loaded, plain, ["2.*"])):
         with pytest.warns(UserWarning, match="what it removes became other values"):
             ms.masked(model, mask)
     x = batch_of(3)[0]
-    assert torch.equal(
-        ms.masked(model, loaded, {})(x), ms.masked(model, loaded & loaded)(x)
-    )  # zeros, when they are meant
+    assert torch.equal(ms.masked(model, loaded, {})(x), ms.masked(model, plain)(x))  # zeros, when they are meant
 
 
 @pytest.mark.filterwarnings("ignore:the mask of this subtask")
