@@ -3,10 +3,12 @@
 import os
 import random
 import re
+import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import nullcontext
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -191,7 +193,8 @@ def test_draws_that_the_package_breaks_off_are_left_out(monkeypatch):
 
     monkeypatch.setattr(mathematics_generation, "maker", lambda *_: broken_off_twice)
     found = list(mathematics_generation.questions("polynomials__collect", "easy", 2, 0, set()))
-    assert found == [whole[1], whole[3]]
+    assert [drawn[:2] for drawn in found] == [whole[1][:2], whole[3][:2]]
+    assert [drawn.draws for drawn in found] == [2, 4]
 
 
 @generated
@@ -234,30 +237,100 @@ def test_a_renamed_file_is_noticed(texts, tmp_path):
         read(copy)
 
 
-@generated
-def test_a_stopped_generation_leaves_neither_a_file_nor_a_process(tmp_path, monkeypatch):
-    class Stopping:
-        def add_task(self, label, total):
-            return label
+class Stopping:
+    """Ctrl-C after the sixth question."""
 
-        def update(self, task, advance):
+    def __init__(self):
+        self.told = []
+
+    def add_task(self, label, total):
+        return label.split()[1]
+
+    def update(self, level, completed):
+        self.told.append((level, completed))
+        if completed > 6:
             raise KeyboardInterrupt
 
-    @contextmanager
-    def bars():
-        yield Stopping()
 
-    started = []
-    popen = mathematics_cache.subprocess.Popen
+class Watching(Stopping):
+    """No Ctrl-C."""
+
+    def update(self, level, completed):
+        self.told.append((level, completed))
+
+
+@generated
+def test_a_stopped_generation_leaves_no_process_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    started, popen = [], mathematics_cache.subprocess.Popen
     monkeypatch.setattr(
-        mathematics_cache.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0]
+        mathematics_cache.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
     )
     monkeypatch.setenv("MASKSCOPE_CACHE", str(tmp_path))
-    monkeypatch.setattr(mathematics_cache, "bars", bars)
+    monkeypatch.setattr(mathematics_cache, "_KEPT_EVERY", 5)
+    collection = Collection("arithmetic__add_or_sub", 100, 10, 0)
+
+    def generated_under(display):
+        monkeypatch.setattr(mathematics_cache, "bars", lambda: nullcontext(display))
+        return cached(collection)
+
     with pytest.raises(KeyboardInterrupt):
-        cached(Collection("arithmetic__add_or_sub", 100_000, 10, 0))
+        generated_under(Stopping())
     assert started[0].returncode is not None
-    assert [path.name for path in mathematics_cache.folder().iterdir() if path.suffix != ".lock"] == []
+    assert not (mathematics_cache.folder() / collection.name).exists()
+    watching = Watching()
+    path = generated_under(watching)
+    assert all(level != "easy" or found > 5 for level, found in watching.told)  # the first are not made again
+    assert [path.name for path in path.parent.iterdir() if path.suffix != ".lock"] == [collection.name]
+    whole = tmp_path / "whole"
+    monkeypatch.setenv("MASKSCOPE_CACHE", str(whole))
+    assert generated_under(Watching()).read_bytes() == path.read_bytes()
+
+
+@generated
+@pytest.mark.parametrize("task", ["algebra__linear_1d", "calculus__differentiate"])
+def test_what_is_gone_on_with_is_what_comes_without_a_stop(task, tmp_path):
+    """Also where it was stopped between two places that can be gone on from, and in the middle of a line."""
+
+    def write(path, lines=None):
+        program = [sys.executable, "-P", mathematics_generation.__file__, task, "0", str(path), "5"]
+        asked = ["easy=12", "medium=9", "interpolate=2"]
+        env = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
+        with subprocess.Popen([*program, *asked], stdout=subprocess.PIPE, encoding="utf-8", env=env) as process:
+            told = list(islice(process.stdout, lines))
+            process.kill() if lines else process.wait()
+        return told
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert len(write(whole)) == 23
+    write(parts, 18)
+    parts.write_bytes(parts.read_bytes() + b"hard\tWhat")
+    assert write(parts)[0] in ("medium\t6\n", "interpolate\t1\n")
+    assert parts.read_bytes() == whole.read_bytes()
+
+
+@generated
+@pytest.mark.parametrize(
+    "change",
+    [lambda text: text.replace('"numpy": "', '"numpy": "0.'), lambda text: text[:40], lambda text: "{}"],
+    ids=["other versions", "cut short", "empty"],
+)
+def test_what_cannot_be_gone_on_with_is_begun_anew(tmp_path, change):
+    path, wanted = tmp_path / "part", {"easy": 7}
+
+    def write():
+        before = random.getstate(), np.random.get_state()
+        try:
+            mathematics_generation.main("arithmetic__add_or_sub", 0, path, 2, wanted)
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+    write()
+    first, note = path.read_bytes(), mathematics_generation.beside(path)
+    path.write_bytes(b"not ours\n")
+    note.write_text(change(note.read_text()))
+    write()
+    assert path.read_bytes() == first
 
 
 @pytest.mark.parametrize("found", ["0.9", None])

@@ -104,8 +104,8 @@ class Mathematics:
     """The data of the paper's fourth experiment: a network learns three levels of a task, a mask the easy one.
 
     Questions are different in all levels and splits. The first use generates them, with the package
-    ``mathematics_dataset`` (minutes; more than an hour for ``calculus__differentiate``), and keeps them in the user's
-    cache folder. Of every level ``valid`` questions are held out; splits ``valid`` and ``test`` are the same.
+    ``mathematics_dataset`` (minutes; an hour for ``calculus__differentiate``; what was stopped goes on), and keeps them in the
+    user's cache folder. Of every level ``valid`` questions are held out; splits ``valid`` and ``test`` are the same.
 
     Source: Csordas et al. 2021, Mathematics Dataset; Saxton et al. 2019; levels, filter and splits of published code.
     Differs: generated, where published code reads 666,666 questions per level of release 1.0 and holds out 10,000;

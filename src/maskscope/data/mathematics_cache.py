@@ -11,9 +11,8 @@ import sys
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from filelock import FileLock
 
@@ -27,6 +26,9 @@ Part = tuple[Literal["train", "valid"], Level]
 
 FORMAT = 1
 """Of the file, and of how questions are drawn and split."""
+
+_KEPT_EVERY = 500
+"""Questions after which what is there can be gone on with: some seconds of work."""
 
 
 class Question(NamedTuple):
@@ -77,6 +79,8 @@ def folder() -> Path:
 def cached(collection: Collection) -> Path:
     """The file of a collection, generated if it is not there; a second process waits for the first.
 
+    What was stopped goes on where it was; until the file is there, its questions lie beside it, in one named ``.NAME.part``.
+
     Warns:
         UserWarning: A level gave fewer different questions than wanted.
 
@@ -92,9 +96,12 @@ def cached(collection: Collection) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
-            found = _generate(collection)
+            partial = path.with_name(f".{path.name}.part")
+            found = _generate(collection, partial)
             with replacing(path) as temporary:
                 temporary.write_bytes(_file(collection, _split(collection, found)))
+            partial.unlink()
+            mathematics_generation.beside(partial).unlink(missing_ok=True)
     return path
 
 
@@ -125,17 +132,21 @@ def read(path: Path) -> dict[Part, list[Question]]:
     return parts
 
 
-def _generate(collection: Collection) -> dict[Level, list[Question]]:
-    """Questions of each level, from a program of its own: our random state stays, and its string hashing is fixed."""
+def _generate(collection: Collection, path: Path) -> dict[Level, list[Question]]:
+    """Questions of each level, from a program of its own: our random state stays, and its string hashing is fixed.
+
+    It writes them to the file, or goes on with what is there.
+    """
     wanted: dict[Level, int] = {level: collection.wanted(level) for level in levels_of(collection.task)}
-    program = [sys.executable, "-P", mathematics_generation.__file__]  # -P: the folder of the file is not searched
-    arguments = [collection.task, str(collection.seed), *(f"{level}={count}" for level, count in wanted.items())]
-    found: dict[Level, list[Question]] = {level: [] for level in wanted}
+    # -u: every question is told of at once; -P: the folder of the file is not searched
+    program = [sys.executable, "-u", "-P", mathematics_generation.__file__]
+    arguments = [collection.task, str(collection.seed), str(path), str(_KEPT_EVERY)]
+    counts = [f"{level}={count}" for level, count in wanted.items()]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as complaints,
         bars() as display,
         subprocess.Popen(
-            [*program, *arguments],
+            [*program, *arguments, *counts],
             stdout=subprocess.PIPE,
             stderr=complaints,
             encoding="utf-8",
@@ -146,16 +157,18 @@ def _generate(collection: Collection) -> dict[Level, list[Question]]:
         try:
             tasks = {level: display.add_task(f"{collection.task} {level}", total=wanted[level]) for level in wanted}
             for line in process.stdout or ():
-                name, question, answer = line.rstrip("\n").split("\t")
-                its: Any = name  # one of the levels
-                found[its].append(Question(question, answer))
-                display.update(tasks[its], advance=1)
+                name, so_many = line.split("\t")
+                display.update(tasks[cast("Level", name)], completed=int(so_many))
         except BaseException:
             process.kill()
             raise
         if process.wait():
             complaints.seek(0)
             raise RuntimeError(f"generating {collection} failed: {' | '.join(complaints.read().splitlines()[-3:])}")
+    found: dict[Level, list[Question]] = {level: [] for level in wanted}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, question, answer = line.split("\t")
+        found[cast("Level", name)].append(Question(question, answer))
     for level, count in wanted.items():
         if len(found[level]) < count:
             warnings.warn(
@@ -180,8 +193,7 @@ def _split(collection: Collection, found: dict[Level, list[Question]]) -> dict[P
 def _file(collection: Collection, parts: dict[Part, list[Question]]) -> bytes:
     """The whole file: a line of JSON, then ``split TAB level TAB question TAB answer``."""
     body = "".join(f"{part[0]}\t{part[1]}\t{q}\t{a}\n" for part in collection.parts for q, a in parts[part]).encode()
-    packages = {package: version(package) for package in ("mathematics_dataset", "numpy", "sympy")}
-    header = {**asdict(collection), "format": FORMAT, "packages": packages}
+    header = {**asdict(collection), "format": FORMAT, "packages": mathematics_generation.packages()}
     return json.dumps({**header, "digest": _digest(header, body)}).encode() + b"\n" + body
 
 

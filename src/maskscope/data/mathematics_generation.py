@@ -1,4 +1,4 @@
-"""Makes questions of the Mathematics Dataset and writes them to standard output, one a line.
+"""Makes questions of the Mathematics Dataset and writes them to a file, one a line; a file that was begun is gone on with.
 
 A program of its own, run with ``PYTHONHASHSEED=0``: the generator draws from the global random states of Python and
 NumPy and depends on the order of sets of strings. It imports no torch, so that it starts quickly.
@@ -7,14 +7,16 @@ NumPy and depends on the order of sets of strings. It imports no torch, so that 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
@@ -56,6 +58,31 @@ _REPAIRS = {
 """What one module of the package, of 2019, says and what it has to say today."""
 
 
+class Begun(NamedTuple):
+    """Where a file that is not whole yet can be gone on with; kept beside it as JSON."""
+
+    packages: dict[str, str]
+    """Their versions: questions of others would not follow on from these."""
+    level: Level
+    """The last one in the file."""
+    found: int
+    """Questions of that level."""
+    draws: int
+    """That they took."""
+    length: int
+    """Bytes of the file."""
+    states: list[Any]
+    """Of the random numbers of Python and NumPy."""
+
+
+class Drawn(NamedTuple):
+    """A question, its answer, and how many draws of its level it took until it came."""
+
+    question: str
+    answer: str
+    draws: int
+
+
 def levels_of(task: Task) -> tuple[Level, ...]:
     """The levels a task has.
 
@@ -83,7 +110,14 @@ def check_installed() -> None:
         )
 
 
-def questions(task: Task, level: Level, wanted: int, seed: int, seen: set[str]) -> Iterator[tuple[str, str]]:
+def packages() -> dict[str, str]:
+    """Versions of what questions depend on."""
+    return {package: version(package) for package in ("mathematics_dataset", "numpy", "sympy")}
+
+
+def questions(
+    task: Task, level: Level, wanted: int, seed: int, seen: set[str], begun: Begun | None = None
+) -> Iterator[Drawn]:
     """Different questions of a level, each with its answer, in the order they are drawn. Sets the global random states.
 
     Args:
@@ -92,6 +126,7 @@ def questions(task: Task, level: Level, wanted: int, seed: int, seen: set[str]) 
         wanted: How many; fewer come after ``DRAWS_PER_QUESTION`` times as many draws.
         seed: Every task and level draws its own numbers from it.
         seen: Questions that may not come again; those that come are added.
+        begun: Where to go on.
 
     A draw that the package itself breaks off counts as one and gives nothing. ``polynomials__collect`` seldom does (once before
     213,000 questions were there): a share of Dirichlet noise with concentration 1e-9, which has to be 0, is not.
@@ -100,11 +135,15 @@ def questions(task: Task, level: Level, wanted: int, seed: int, seen: set[str]) 
     of an earlier level, or file, is dropped.
     """
     make = maker(task, level)
-    number = int.from_bytes(hashlib.blake2b(f"{task} {level} {seed}".encode(), digest_size=4).digest())
-    random.seed(number)
-    np.random.seed(number)
-    left = wanted
-    for _ in range(wanted * DRAWS_PER_QUESTION):
+    if begun is None:
+        number = int.from_bytes(hashlib.blake2b(f"{task} {level} {seed}".encode(), digest_size=4).digest())
+        random.seed(number)
+        np.random.seed(number)
+    else:
+        _set_states(begun.states)
+    left, draws = wanted - (begun.found if begun else 0), begun.draws if begun else 0
+    while left and draws < wanted * DRAWS_PER_QUESTION:
+        draws += 1
         try:
             problem = make()
         except AssertionError:
@@ -113,10 +152,20 @@ def questions(task: Task, level: Level, wanted: int, seed: int, seen: set[str]) 
         if question in seen or len(question) > LONGEST_QUESTION or len(answer) > LONGEST_ANSWER:
             continue
         seen.add(question)
-        yield question, answer
         left -= 1
-        if not left:
-            return
+        yield Drawn(question, answer, draws)
+
+
+def _states() -> list[Any]:
+    version_of, words, normal = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    return [[version_of, list(words), normal], [name, np.asarray(keys).tolist(), *rest]]
+
+
+def _set_states(states: list[Any]) -> None:
+    (version_of, words, normal), (name, keys, *rest) = states
+    random.setstate((version_of, tuple(words), normal))
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
 
 
 def maker(task: Task, level: Level) -> Callable[[], Any]:
@@ -152,15 +201,61 @@ def _repair(package: str, name: str) -> None:
     setattr(sys.modules[package], name, module)
 
 
-def main(task: Task, seed: int, wanted: dict[Level, int]) -> None:
-    """Write ``level TAB question TAB answer`` for so many questions of each level, all different."""
-    seen: set[str] = set()
-    for level, count in wanted.items():
-        for question, answer in questions(task, level, count, seed, seen):
-            sys.stdout.write(f"{level}\t{question}\t{answer}\n")
+def main(task: Task, seed: int, path: Path, every: int, wanted: Mapping[Level, int]) -> None:
+    """Bring a file to hold ``level TAB question TAB answer`` for so many questions of each level, all different.
+
+    Writes ``level TAB found`` to standard output for each, as it is found.
+
+    Args:
+        task: Which task.
+        seed: Of the questions.
+        path: The file; whether and where it was begun is said by the one beside it (``beside``).
+        every: So many questions after which that one is written again: at most so many are made twice.
+        wanted: How many of each level, in the order of the file.
+    """
+    begun, levels = _begun(path), list(wanted)
+    with path.open("r+b" if begun else "w+b") as file:
+        file.truncate(begun.length if begun else 0)
+        seen = {line.split("\t")[1] for line in file.read().decode().splitlines()}
+        for level in levels[levels.index(begun.level) if begun else 0 :]:
+            here = begun if begun and begun.level == level else None
+            found = here.found if here else 0
+            for drawn in questions(task, level, wanted[level], seed, seen, here):
+                file.write(f"{level}\t{drawn.question}\t{drawn.answer}\n".encode())
+                found += 1
+                if found % every == 0:
+                    _keep(file, path, level, found, drawn.draws)
+                sys.stdout.write(f"{level}\t{found}\n")
+
+
+def beside(path: Path) -> Path:
+    """Says where a file that is not whole yet can be gone on with."""
+    return path.with_name(f"{path.name}.json")
+
+
+def _keep(file: BinaryIO, path: Path, level: Level, found: int, draws: int) -> None:
+    """Say that the file can be gone on with from here: first it is there, then that is said, whole or not at all."""
+    file.flush()
+    os.fsync(file.fileno())
+    begun = Begun(packages(), level, found, draws, file.tell(), _states())
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(begun._asdict()), encoding="utf-8")
+    new.replace(beside(path))
+
+
+def _begun(path: Path) -> Begun | None:
+    """Where to go on, if there is anything to go on with."""
+    if not (path.exists() and beside(path).exists()):
+        return None
+    try:
+        begun = Begun(**json.loads(beside(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        return None
+    return begun if begun.packages == packages() and begun.length <= path.stat().st_size else None
 
 
 if __name__ == "__main__":
-    _, chosen, start, *counts = sys.argv
+    _, chosen, start, where, often, *counts = sys.argv
     pairs: Any = (pair.split("=") for pair in counts)
-    main(chosen, int(start), {level: int(count) for level, count in pairs})  # pyright: ignore[reportArgumentType]
+    each: Any = {level: int(count) for level, count in pairs}
+    main(chosen, int(start), Path(where), int(often), each)  # pyright: ignore[reportArgumentType]
