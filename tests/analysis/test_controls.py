@@ -161,3 +161,9 @@ def test_tests_without_a_name_are_refused():
     batches = [(torch.eye(3), torch.arange(2).repeat(2)[:3])]
     with pytest.raises(TypeError, match="tests is a mapping of a name to batches"):
         unwrap(controls)(nn.Linear(3, 2), Mask.full(layout(nn.Linear(3, 2))), batches, accuracy)
+
+
+def test_tests_without_a_metric_are_named():
+    model, tests = nn.Linear(3, 2), {"a": [(torch.eye(3), torch.tensor([0, 1, 0]))]}
+    with pytest.raises(KeyError, match=r"there is no metric for \['a'\], only for \['b'\]"):
+        controls(model, Mask.full(layout(model)), tests, {"b": accuracy})

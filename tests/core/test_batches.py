@@ -1,5 +1,6 @@
 """Where batches come from, and how they are cut."""
 
+import functools
 from dataclasses import dataclass
 from inspect import unwrap
 from itertools import islice
@@ -167,3 +168,18 @@ def test_packed_sequences_say_what_to_do():
     with pytest.raises(TypeError, match="PackedSequence cannot be cut into parts; pass split="):
         cut((packed, torch.zeros(2)), 2)
     assert cut((packed, torch.zeros(2)), 1)[0].batch[0] is packed
+
+
+def test_a_function_that_is_decorated_is_judged_by_what_is_called():
+    def with_generator(function):
+        @functools.wraps(function)
+        def called(step):
+            return function(step, torch.Generator().manual_seed(step))
+
+        return called
+
+    @with_generator
+    def batches(step, generator):
+        return step, torch.rand(1, generator=generator)
+
+    assert [step for step, _ in islice(stream(batches), 2)] == [0, 1]

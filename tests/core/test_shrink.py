@@ -12,7 +12,7 @@ from maskscope.core.cutting import cut
 from maskscope.core.granularity import PerBlock, PerOutput, PerTensor, PerWeight, View
 from maskscope.core.groups import PerHead, PerNeuron, Tied
 from maskscope.core.layout import layout
-from maskscope.core.mask import Mask
+from maskscope.core.mask import Mask, Origin
 from maskscope.core.modes import evaluating
 from maskscope.core.seeded import seeded
 from maskscope.core.shrink import shrink
@@ -463,3 +463,12 @@ def test_cutting_a_batch_norm_leaves_its_statistics():
     cut(norm, "outputs", torch.tensor([True, False, True]))
     assert norm.running_mean.tolist() == [0, 2]
     assert (norm.num_features, norm.num_batches_tracked.shape) == (2, ())
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_cut_out_cannot_be_replaced():
+    model, x = mlp(), torch.ones(1, 8)
+    over = layout(model, granularity=Tied((HIDDEN,)))
+    mask = Mask.of(over, torch.arange(6) < 4, Origin(replaced="9f"))
+    with pytest.warns(UserWarning, match="cut out, it is as if zero"):
+        assert len(shrink(model, mask, x)[0].weight) == 4

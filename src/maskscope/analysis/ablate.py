@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 
 from maskscope.core.mask import Mask, expect_mask
+from maskscope.core.select import listed
 
 
 def complement(mask: Mask) -> Mask:
@@ -42,10 +44,11 @@ def keep_open(mask: Mask, control: Mask, names: Iterable[str]) -> Mask:
         >>> keep_open(Mask.empty(over), Mask.full(over), ["weight"]).kept_units
         6
     """
-    names = tuple(names)
+    names = listed(names)
     here = Mask.of(mask.layout, mask.layout.covering(mask.layout.matching(names)))
     kept = ((mask - here) | (control & here)).kept
-    return Mask.of(mask.layout, kept, mask.origin.derived(f"{mask.origin.label}, {', '.join(names)} open"))
+    origin = mask.origin.derived(f"{mask.origin.label}, {', '.join(names)} open", beside=control.origin)
+    return Mask.of(mask.layout, kept, origin)
 
 
 def completed(part: Mask, control: Mask) -> Mask:
@@ -70,7 +73,8 @@ def completed(part: Mask, control: Mask) -> Mask:
     kept, mine = control.kept, part.kept
     for segment in part.layout.segments:
         control.layout.by_name[segment.parameter].own(kept).copy_(segment.own(mine))
-    return Mask.of(control.layout, kept, part.origin)
+    replaced = part.origin.replaced or control.origin.replaced
+    return Mask.of(control.layout, kept, replace(part.origin, replaced=replaced))
 
 
 def half(mask: Mask, names: Iterable[str]) -> Mask:
@@ -91,7 +95,7 @@ def half(mask: Mask, names: Iterable[str]) -> Mask:
         >>> half(Mask.empty(layout(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))), ["0.*"]).kept_units
         3
     """
-    names = tuple(names)
+    names = listed(names)
     here = mask.layout.covering(mask.layout.matching(names))
     return Mask.of(
         mask.layout, mask.kept | ~here, mask.origin.derived(f"{mask.origin.label} in {', '.join(names)} only")

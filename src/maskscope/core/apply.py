@@ -245,7 +245,7 @@ def _checked(model: object, made: object, replacement: Replacement | None) -> di
     layout = mask.layout
     layout.check({name: parameter.shape for name, parameter in parameters.items()})
     layout.check_values(parameters)
-    if replacement is None and mask.origin.replaced:
+    if replacement is None and mask.origin.replaced and not mask.is_full:
         warnings.warn(
             "while this mask was learned, what it removes became other values, here it becomes zero; pass the same replacement= (or {}, "
             "if zero is meant)",

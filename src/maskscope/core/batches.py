@@ -69,7 +69,7 @@ def stream(batches: Batches, start: int = 0) -> Iterator[Batch]:
 
 def _check_takes_step(batches: Callable[[int], Batch]) -> None:
     try:
-        inspect.signature(batches).bind(0)
+        inspect.signature(batches, follow_wrapped=False).bind(0)
     except ValueError:  # written in C: it does not say
         return
     except TypeError as error:

@@ -96,6 +96,7 @@ class Layout:
 
         Raises:
             KeyError: A glob matches none; the message has the nearest names.
+            TypeError: One glob, not a list of them.
         """
         return match_names(self._places, patterns)
 

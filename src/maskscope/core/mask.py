@@ -43,14 +43,21 @@ class Origin:
     replaced: str = ""
     """Digest of what removed weights became while it was learned; empty: zero."""
 
-    def derived(self, label: str, seed: int | None = None) -> Origin:
+    def derived(self, label: str, seed: int | None = None, *, beside: Origin | None = None) -> Origin:
         """Of a mask made from this one's: of the same network, and with the same in place of what is removed.
+
+        Args:
+            label: Its name.
+            seed: Of a draw.
+            beside: Of another mask that it was made from too.
 
         Examples:
             >>> Origin("add", steps=100, replaced="9f").derived("~add")
             Origin(label='~add', subtask='', seed=None, gate='', threshold=None, penalty=None, steps=None, model=None, replaced='9f')
         """
-        return Origin(label, seed=seed, model=self.model, replaced=self.replaced)
+        other = beside or self
+        model = self.model if self.model == other.model else None
+        return Origin(label, seed=seed, model=model, replaced=self.replaced or other.replaced)
 
 
 @dataclass(frozen=True)
@@ -246,8 +253,7 @@ class Mask:
     def _combined(self, other: Mask, sign: str, kept: Bool[Tensor, " units"]) -> Mask:
         mine, its = self.origin, other.origin
         label = f"({mine.label or 'mask'} {sign} {its.label or 'mask'})"
-        model = mine.model if mine.model == its.model else None
-        return Mask.of(self.layout, kept, Origin(label, model=model, replaced=mine.replaced or its.replaced))
+        return Mask.of(self.layout, kept, mine.derived(label, beside=its))
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file: packed bits, and everything else as JSON in its header.

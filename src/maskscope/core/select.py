@@ -60,7 +60,10 @@ def expect_network(value: object) -> nn.Module:
     """
     if not isinstance(value, nn.Module):
         got = f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
-        raise TypeError(f"a network is an nn.Module (of a pipeline or trainer: its .model), got {got}")
+        raise TypeError(
+            "a network is an nn.Module (of a pipeline or trainer: its .model; of a network under a mask: the network itself), got "
+            + got
+        )
     return value
 
 
@@ -174,6 +177,21 @@ def by_layer(parameters: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return layers
 
 
+def listed(patterns: Iterable[str]) -> tuple[str, ...]:
+    """Globs, to be gone through more than once.
+
+    Raises:
+        TypeError: One glob, not a list of them.
+
+    Examples:
+        >>> listed(name for name in ("a.*", "b"))
+        ('a.*', 'b')
+    """
+    if isinstance(patterns, str):
+        raise TypeError(f"names are a list of globs; write [{patterns!r}]")
+    return tuple(patterns)
+
+
 def match_names(places: Mapping[str, int], patterns: Iterable[str]) -> tuple[str, ...]:
     """The names that match any of the globs, by their places; a name is itself, whatever characters it has.
 
@@ -185,10 +203,8 @@ def match_names(places: Mapping[str, int], patterns: Iterable[str]) -> tuple[str
         >>> match_names({"a.weight": 0, "b.weight": 1}, ["a.*"])
         ('a.weight',)
     """
-    if isinstance(patterns, str):
-        raise TypeError(f"names are a list of globs; write [{patterns!r}]")
     found = set[str]()
-    for pattern in patterns:
+    for pattern in listed(patterns):
         here = {pattern} if pattern in places else {name for name in places if fnmatchcase(name, pattern)}
         if not here:
             raise KeyError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -61,7 +62,11 @@ def shrink(model: nn.Module, mask: Mask, *inputs: Any, tolerance: float | None =
     """
     if not inputs and not named:
         raise ValueError("shrink compares outputs: give it what the network is called with, for example")
-    under = masked(model, mask)
+    if mask.origin.replaced:
+        warnings.warn(
+            "while this mask was learned, what it removes became other values; cut out, it is as if zero", stacklevel=2
+        )
+    under = masked(model, mask, {})
     kept, known = mask.kept, {site.name: site for site in sites(model)}
     plans = [_plan(model, known, span) for span in mask.layout.spans if not span.own(kept).all()]
     with evaluating(model):
@@ -136,7 +141,7 @@ def _plan(model: nn.Module, known: Mapping[str, Site], span: Span) -> _Plan:
 
 
 def _smaller(model: nn.Module, mask: Mask, plans: Sequence[_Plan], least: int) -> nn.Module:
-    small, kept = bake(model, mask), mask.kept
+    small, kept = bake(model, mask, {}), mask.kept
     for plan in plans:
         stay = _stay(plan.span.own(kept), plan.sharing, least)
         for (module, side), units in plan.cuts.items():

@@ -150,7 +150,7 @@ def _generate(collection: Collection, path: Path) -> dict[Level, list[Question]]
             stdout=subprocess.PIPE,
             stderr=complaints,
             encoding="utf-8",
-            env={**os.environ, "PYTHONHASHSEED": "0"},
+            env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONOPTIMIZE": ""},  # the package's assertions leave draws out
             start_new_session=True,  # Ctrl-C reaches us only, and we end it
         ) as process,
     ):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +47,9 @@ DRAWS_PER_QUESTION = 50
 Only ``extrapolate`` of sorting does: 995 of 1,000 of its answers are too long.
 """
 
+MOST_BROKEN = 20
+"""Draws of a level that the package may break off by an assertion of its own; more are no accident."""
+
 _EXTRAPOLATED = {"arithmetic__add_or_sub": "add_or_sub_big", "comparison__sort": "sort_more"}
 """The two tasks that the package extrapolates, and what it calls them then."""
 
@@ -61,8 +65,8 @@ _REPAIRS = {
 class Begun(NamedTuple):
     """Where a file that is not whole yet can be gone on with; kept beside it as JSON."""
 
-    packages: dict[str, str]
-    """Their versions: questions of others would not follow on from these."""
+    versions: dict[str, str]
+    """Of Python and packages: questions of others would not follow on from these."""
     level: Level
     """The last one in the file."""
     found: int
@@ -133,6 +137,9 @@ def questions(
 
     Source: Saxton et al. 2019, Analysing mathematical reasoning abilities of neural models; published code: a question
     of an earlier level, or file, is dropped.
+
+    Raises:
+        AssertionError: The package breaks off more than ``MOST_BROKEN`` of them.
     """
     make = maker(task, level)
     if begun is None:
@@ -142,11 +149,15 @@ def questions(
     else:
         _set_states(begun.states)
     left, draws = wanted - (begun.found if begun else 0), begun.draws if begun else 0
-    while left and draws < wanted * DRAWS_PER_QUESTION:
+    broken = 0
+    while left > 0 and draws < wanted * DRAWS_PER_QUESTION:
         draws += 1
         try:
             problem = make()
         except AssertionError:
+            broken += 1
+            if broken > MOST_BROKEN:
+                raise
             continue
         question, answer = str(problem.question), str(problem.answer)
         if question in seen or len(question) > LONGEST_QUESTION or len(answer) > LONGEST_ANSWER:
@@ -204,7 +215,7 @@ def _repair(package: str, name: str) -> None:
 def main(task: Task, seed: int, path: Path, every: int, wanted: Mapping[Level, int]) -> None:
     """Bring a file to hold ``level TAB question TAB answer`` for so many questions of each level, all different.
 
-    Writes ``level TAB found`` to standard output for each, as it is found.
+    Writes ``level TAB found`` to standard output for each, as it is found, and for what was there.
 
     Args:
         task: Which task.
@@ -214,10 +225,15 @@ def main(task: Task, seed: int, path: Path, every: int, wanted: Mapping[Level, i
         wanted: How many of each level, in the order of the file.
     """
     begun, levels = _begun(path), list(wanted)
+    if begun is None:
+        beside(path).unlink(missing_ok=True)
     with path.open("r+b" if begun else "w+b") as file:
         file.truncate(begun.length if begun else 0)
         seen = {line.split("\t")[1] for line in file.read().decode().splitlines()}
-        for level in levels[levels.index(begun.level) if begun else 0 :]:
+        whole = levels[: levels.index(begun.level)] if begun else []
+        for level in whole:
+            sys.stdout.write(f"{level}\t{wanted[level]}\n")
+        for level in levels[len(whole) :]:
             here = begun if begun and begun.level == level else None
             found = here.found if here else 0
             for drawn in questions(task, level, wanted[level], seed, seen, here):
@@ -237,10 +253,14 @@ def _keep(file: BinaryIO, path: Path, level: Level, found: int, draws: int) -> N
     """Say that the file can be gone on with from here: first it is there, then that is said, whole or not at all."""
     file.flush()
     os.fsync(file.fileno())
-    begun = Begun(packages(), level, found, draws, file.tell(), _states())
+    begun = Begun(_versions(), level, found, draws, file.tell(), _states())
     new = path.with_name(f"{path.name}.new")
     new.write_text(json.dumps(begun._asdict()), encoding="utf-8")
     new.replace(beside(path))
+
+
+def _versions() -> dict[str, str]:
+    return {**packages(), "python": platform.python_version()}
 
 
 def _begun(path: Path) -> Begun | None:
@@ -251,7 +271,7 @@ def _begun(path: Path) -> Begun | None:
         begun = Begun(**json.loads(beside(path).read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         return None
-    return begun if begun.packages == packages() and begun.length <= path.stat().st_size else None
+    return begun if begun.versions == _versions() and begun.length <= path.stat().st_size else None
 
 
 if __name__ == "__main__":

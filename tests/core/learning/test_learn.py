@@ -5,14 +5,16 @@ import os
 import signal
 from functools import partial
 from inspect import unwrap
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from laws import Checkpointed
-from maskscope.core.gates import GumbelSigmoid, HardConcrete
+from maskscope.core.gates import Gate, GumbelSigmoid, HardConcrete
 from maskscope.core.granularity import PerOutput
 from maskscope.core.layout import layout
 from maskscope.core.learning.blocks import Blocks
@@ -380,7 +382,7 @@ def test_resuming_with_another_seed_is_refused(model):
         ({"gate": "hard"}, r"gate takes an object such as ms.HardConcrete\(\), got 'hard'"),
         ({"penalty": "1e-6"}, "penalty takes a number, got '1e-6'"),
         ({"kernel": "fast"}, "kernel is one of 'auto', 'compiled', 'eager', got 'fast'"),
-        ({"autocast": "bfloat16"}, "autocast takes torch.bfloat16, or None .*, got 'bfloat16'"),
+        ({"autocast": "bfloat16"}, "autocast takes torch.bfloat16 .* or None .*, got 'bfloat16'"),
         ({"split": 2}, r"split takes a function of \(batch, parts\) .*, got 2"),
         ({"accumulate": 1.5}, "accumulate takes a whole number, got 1.5"),
     ],
@@ -389,6 +391,21 @@ def test_resuming_with_another_seed_is_refused(model):
 def test_wrong_settings_say_what_was_expected(settings, message, model):
     with pytest.raises((TypeError, ValueError), match=message):
         next(unwrap(learning)(model, batch, cross_entropy, **{"layout": layout(model), **settings}))
+
+
+def test_a_gate_that_lacks_something_is_told_what(model):
+    lacking = SimpleNamespace(**dict.fromkeys(vars(Gate).keys() - {"harden", "slope"}))
+    with pytest.raises(TypeError, match=r"gate takes an object such as .*, which has no slope, harden"):
+        next(unwrap(learning)(model, batch, cross_entropy, layout=layout(model), gate=lacking))
+
+
+def test_numbers_of_numpy_are_numbers(model):
+    """And begin the same learning, so that either resumes the other's."""
+    options = {"layout": layout(model), "schedule": Schedule(steps=3)}
+    numbers = ({"penalty": 0.5, "accumulate": 2}, {"penalty": np.float32(0.5), "accumulate": np.int64(2)})
+    one, other = (next(unwrap(learning)(model, batch, cross_entropy, **options, **given)).logits for given in numbers)
+    assert torch.equal(one.values, other.values)
+    assert one.begun_with == other.begun_with
 
 
 @pytest.mark.parametrize(

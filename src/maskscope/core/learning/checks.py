@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Real
+from numbers import Integral, Real
 from typing import get_args
 
 import torch
@@ -13,6 +13,7 @@ from maskscope.core.layout import Layout
 from maskscope.core.learning.kernels import Mode
 from maskscope.core.learning.logits import Logits
 from maskscope.core.learning.schedules import Schedule
+from maskscope.core.select import expect_network
 
 
 def check_settings(layout: object, schedule: object, gate: object, penalty: object, resume: object) -> None:
@@ -28,8 +29,10 @@ def check_settings(layout: object, schedule: object, gate: object, penalty: obje
         raise TypeError(f"schedule takes a Schedule, such as ms.Schedule(steps=500), got {schedule!r}")
     if isinstance(gate, type):
         raise TypeError(f"gate takes an object such as ms.HardConcrete(), got the class {gate.__name__}")
-    if not isinstance(gate, Gate):
-        raise TypeError(f"gate takes an object such as ms.HardConcrete(), got {gate!r}")
+    if missing := [name for name in vars(Gate) if not name.startswith("_") and not hasattr(gate, name)]:
+        raise TypeError(
+            f"gate takes an object such as ms.HardConcrete(), got {gate!r}, which has no {', '.join(missing)}"
+        )
     if not isinstance(penalty, Real):
         raise TypeError(f"penalty takes a number, got {penalty!r}")
     if not float(penalty) >= 0:
@@ -69,12 +72,14 @@ def check_options(
     if kernel not in get_args(Mode):
         raise ValueError(f"kernel is one of {', '.join(map(repr, get_args(Mode)))}, got {kernel!r}")
     if autocast not in (None, torch.bfloat16, torch.float16):
-        raise ValueError(f"autocast takes torch.bfloat16, or None for the network's own type, got {autocast!r}")
+        raise ValueError(
+            f"autocast takes torch.bfloat16 (or float16), or None for the network's own type, got {autocast!r}"
+        )
     if split is not None and not callable(split):
         raise TypeError(f"split takes a function of (batch, parts) that returns the parts, got {split!r}")
-    if not isinstance(accumulate, int):
+    if not isinstance(accumulate, Integral):
         raise TypeError(f"accumulate takes a whole number, got {accumulate!r}")
-    if accumulate < 1:
+    if int(accumulate) < 1:
         raise ValueError(f"accumulate must be at least 1, got {accumulate}")
     if not isinstance(alongside, torch.optim.Optimizer | None):
         raise TypeError(
@@ -104,9 +109,10 @@ def checked_weights(model: nn.Module, layout: Layout) -> dict[str, Tensor]:
     """All parameters, detached (or those outside the layout would collect a ``.grad``), checked against the layout.
 
     Raises:
+        TypeError: Not a network.
         ValueError: Other names or shapes than the layout's, values that are not finite or not there, or no gradients.
     """
-    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    weights = {name: parameter.detach() for name, parameter in expect_network(model).named_parameters()}
     layout.check({name: weight.shape for name, weight in weights.items()})
     if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in weights.values()):
         raise ValueError("learning needs gradients: make the network and learn outside torch.inference_mode()")

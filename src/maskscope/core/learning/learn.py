@@ -160,6 +160,7 @@ def learning(
         kernel=kernel, autocast=autocast, split=split, accumulate=accumulate, alongside=alongside, cuda_graph=cuda_graph
     )
     weights = checked_weights(model, layout)
+    penalty, accumulate = float(penalty), int(accumulate)
     logits = resume or Logits(layout, schedule, weights[layout.names[0]].device, low_memory=low_memory)
     settings = repr((seed, penalty, gate, *([] if density is None else [density])))
     check_resume(logits, layout, schedule, settings)
@@ -323,7 +324,7 @@ def learn_mask(
     origin = origin_of(
         gate=gate,
         steps=logits.step,
-        penalty=logits.turned(penalty),
+        penalty=logits.turned(float(penalty)),
         seed=seed,
         subtask=subtask,
         model=fingerprint(model),
