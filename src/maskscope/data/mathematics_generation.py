@@ -13,6 +13,7 @@ import platform
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec, module_from_spec
@@ -259,7 +260,9 @@ def _keep(file: BinaryIO, path: Path, level: Level, found: int, draws: int) -> N
     new.replace(beside(path))
 
 
+@cache
 def _versions() -> dict[str, str]:
+    """Looked up once, not whenever the file is kept."""
     return {**packages(), "python": platform.python_version()}
 
 
