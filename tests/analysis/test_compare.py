@@ -1,6 +1,7 @@
 """Overlaps against Python sets; chance against drawing and against enumeration."""
 
 import math
+from inspect import unwrap
 from itertools import combinations
 
 import pytest
@@ -9,7 +10,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
-from maskscope.analysis.ablate import complement, half, keep_open, random_like
+from maskscope.analysis.ablate import (
+    complement,
+    completed,
+    from_complement,
+    half,
+    keep_open,
+    random_like,
+    random_of_size,
+)
 from maskscope.analysis.chance import Sizes, expected
 from maskscope.analysis.compare import iomin, iou, overlap, per_layer, per_tensor, remaining, shared
 from maskscope.analysis.modularity import Estimate, Placed, Reuse, estimate, reuse_of, sampled_chance
@@ -154,6 +163,29 @@ def test_ablations_are_set_operations(a, control):
     assert complement(mask(a)) == mask(everything - a)
     assert half(mask(a), ["0.weight"]) == mask((a & here) | (everything - here))
     assert keep_open(mask(a), mask(control), ["0.weight"]) == mask((a - here) | (control & here))
+
+
+@pytest.mark.parametrize(
+    "ablated",
+    [
+        lambda x: unwrap(complement)(x),
+        lambda x: unwrap(half)(x, ["0.weight"]),
+        lambda x: unwrap(keep_open)(x, mask(()), ["0.weight"]),
+        lambda x: unwrap(keep_open)(mask(()), x, ["0.weight"]),
+        lambda x: unwrap(completed)(x, mask(())),
+        lambda x: unwrap(completed)(mask(()), x),
+        lambda x: unwrap(random_like)(x, 0),
+        lambda x: unwrap(random_of_size)(x, 0),
+        lambda x: unwrap(from_complement)(x, 0),
+        lambda x: unwrap(Mask.__and__)(mask(()), x),
+        lambda x: unwrap(Mask.__or__)(mask(()), x),
+        lambda x: unwrap(Mask.__xor__)(mask(()), x),
+        lambda x: unwrap(Mask.__sub__)(mask(()), x),
+    ],
+)
+def test_what_is_no_mask_is_refused_by_name(ablated):
+    with pytest.raises(TypeError, match="expected a Mask, got dict; what learn_mask returns holds it as"):
+        ablated({})
 
 
 @given(SETS, st.integers(0, 10))

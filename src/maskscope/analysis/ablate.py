@@ -44,7 +44,7 @@ def keep_open(mask: Mask, control: Mask, names: Iterable[str]) -> Mask:
         >>> keep_open(Mask.empty(over), Mask.full(over), ["weight"]).kept_units
         6
     """
-    names = listed(names)
+    mask, control, names = expect_mask(mask), expect_mask(control), listed(names)
     here = Mask.of(mask.layout, mask.layout.covering(mask.layout.matching(names)))
     kept = ((mask - here) | (control & here)).kept
     origin = mask.origin.derived(f"{mask.origin.label}, {', '.join(names)} open", beside=control.origin)
@@ -70,7 +70,7 @@ def completed(part: Mask, control: Mask) -> Mask:
         >>> completed(Mask.empty(layout(two, ["0.weight"])), Mask.full(layout(two))).kept_units
         3
     """
-    kept, mine = control.kept, part.kept
+    kept, mine = expect_mask(control).kept, expect_mask(part).kept
     for segment in part.layout.segments:
         control.layout.by_name[segment.parameter].own(kept).copy_(segment.own(mine))
     replaced = part.origin.replaced or control.origin.replaced
@@ -95,7 +95,7 @@ def half(mask: Mask, names: Iterable[str]) -> Mask:
         >>> half(Mask.empty(layout(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))), ["0.*"]).kept_units
         3
     """
-    names = listed(names)
+    mask, names = expect_mask(mask), listed(names)
     here = mask.layout.covering(mask.layout.matching(names))
     return Mask.of(
         mask.layout, mask.kept | ~here, mask.origin.derived(f"{mask.origin.label} in {', '.join(names)} only")
@@ -116,7 +116,7 @@ def random_like(mask: Mask, seed: int) -> Mask:
         6
     """
     generator = torch.Generator().manual_seed(seed)
-    kept = mask.kept
+    kept = expect_mask(mask).kept
     for span in mask.layout.spans:
         mine = span.own(kept)
         mine.copy_(mine[torch.randperm(span.units, generator=generator)])
@@ -132,7 +132,7 @@ def random_of_size(mask: Mask, seed: int) -> Mask:
         >>> random_of_size(Mask.full(layout(nn.Linear(2, 3))), seed=0).kept_units
         6
     """
-    kept = mask.kept
+    kept = expect_mask(mask).kept
     order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))
     return Mask.of(mask.layout, kept[order], mask.origin.derived(f"random, of equal size: {mask.origin.label}", seed))
 
@@ -147,7 +147,7 @@ def from_complement(mask: Mask, seed: int) -> Mask:
         0
     """
     generator = torch.Generator().manual_seed(seed)
-    kept, drawn = mask.kept, torch.zeros_like(mask.kept)
+    kept, drawn = expect_mask(mask).kept, torch.zeros_like(mask.kept)
     for span in mask.layout.spans:
         free = (~span.own(kept)).nonzero().flatten()
         count = int(span.own(kept).sum())

@@ -243,12 +243,13 @@ class Mask:
         """The complement: the layout's other units. What was not selected stays as it is in the network."""
         return Mask.of(self.layout, ~self.kept, self.origin.derived(f"~{self.origin.label or 'mask'}"))
 
-    def _other(self, other: Mask) -> Bool[Tensor, " units"]:
-        if self.layout != other.layout:
+    def _other(self, other: object) -> Bool[Tensor, " units"]:
+        mask = expect_mask(other)
+        if self.layout != mask.layout:
             raise ValueError(
-                f"two masks compare only over the same layout: {_layout_difference(self.layout, other.layout)}"
+                f"two masks compare only over the same layout: {_layout_difference(self.layout, mask.layout)}"
             )
-        return other.kept
+        return mask.kept
 
     def _combined(self, other: Mask, sign: str, kept: Bool[Tensor, " units"]) -> Mask:
         mine, its = self.origin, other.origin
