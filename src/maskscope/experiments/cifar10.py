@@ -105,5 +105,5 @@ PAIRS = Experiment(
     masking=Masking(schedule=_CNN_SCHEDULE, penalty=3e-4 / 128, select=("*",)),
 )
 PAIRS_QUICK = (replace(_with(PAIRS, 600, 200), data=ClassPairs(count=2)),)
-PAIRS_STANDARD = (replace(_with(PAIRS, 4000, 800), data=ClassPairs(count=4)),)
+PAIRS_STANDARD = (_with(PAIRS, 4000, 800),)
 PAIRS_PAPER = (PAIRS.remasked(schedule=_PUBLISHED_CNN),)

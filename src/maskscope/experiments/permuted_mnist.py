@@ -36,8 +36,15 @@ PAPER = (
         own_first_layer=False,
         schedule=JointSchedule(weight_learning_rate=1e-3),
     ),
+    replace(
+        PUBLISHED,
+        variant="frozen-slow",
+        title="frozen, one first layer, weights at a tenth of the rate",
+        own_first_layer=False,
+        schedule=JointSchedule(weight_learning_rate=1e-3),
+    ),
 )
-"""The paper's three initialisations, and four controls."""
+"""The paper's three initialisations, and five controls: the last two differ in what is frozen alone."""
 
 STANDARD = tuple(replace(item, schedule=replace(item.schedule, steps=1500, samples=4)) for item in PAPER)
 """A twentieth of the steps, half of the samples."""
