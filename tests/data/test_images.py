@@ -67,6 +67,7 @@ PACKED = gzip.compress(WHOLE, mtime=0)
         (WHOLE[:10], "a header of 16 bytes"),
         (WHOLE[:-1], "has 39 bytes, its header says 40"),
         (WHOLE + b"\0", "has 41 bytes, its header says 40"),
+        (idx(np.ones((0, 3, 4))), "holds no examples"),
         (idx(np.ones((2, 4, 4))), r"examples of size \(4, 4\), expected \(3, 4\)"),
         (PACKED[:-12], "not a whole gzip file"),
         (PACKED[:12] + b"\xff" * 30, "not a whole gzip file"),
@@ -79,6 +80,7 @@ PACKED = gzip.compress(WHOLE, mtime=0)
         "header",
         "short",
         "long",
+        "none",
         "other sizes",
         "gzip short",
         "gzip damaged",
@@ -339,6 +341,9 @@ def test_the_real_digits_are_mnist(real):
     inputs, _ = PermutedMNIST(train=1000).batches("train", 4, 0, permutation=0)(0)
     assert inputs.min() == pytest.approx(-33.3184 / 78.5675, abs=1e-4)
     assert [len(rows_of(split, 60_000)) for split in ("train", "valid")] == [48_017, 11_983]
+    for too_few in (0, 2):
+        with pytest.raises(ValueError, match=f"of {too_few} training images a fifth cannot be held out"):
+            rows_of("valid", too_few)
 
 
 @needs_data

@@ -312,18 +312,24 @@ def test_what_is_gone_on_with_is_what_comes_without_a_stop(task, tmp_path):
     assert parts.read_bytes() == whole.read_bytes()
 
 
+def same(text):
+    return text
+
+
 @generated
 @pytest.mark.parametrize(
-    ("change", "length"),
+    ("note", "file", "gone_on"),
     [
-        (lambda text: text.replace('"numpy": "', '"numpy": "0.'), 10_000),
-        (lambda text: text[:40], 10_000),
-        (lambda text: "{}", 10_000),
-        (lambda text: text, 10),
+        (same, same, True),
+        (lambda text: text.replace('"numpy": "', '"numpy": "0.'), same, False),
+        (lambda text: text[:40], same, False),
+        (lambda text: "{}", same, False),
+        (same, lambda text: text[:10], False),
+        (same, lambda text: text.replace("easy", "hard", 1), False),
     ],
-    ids=["other versions", "cut short", "empty", "less than it says"],
+    ids=["as it was", "other versions", "cut short", "empty", "less than it says", "altered"],
 )
-def test_what_cannot_be_gone_on_with_is_begun_anew(tmp_path, change, length):
+def test_what_cannot_be_gone_on_with_is_begun_anew(tmp_path, capsys, note, file, gone_on):
     path, wanted = tmp_path / "part", {"easy": 7}
 
     def write():
@@ -333,13 +339,15 @@ def test_what_cannot_be_gone_on_with_is_begun_anew(tmp_path, change, length):
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
+        return capsys.readouterr().out.splitlines()
 
-    write()
-    first, note = path.read_bytes(), mathematics_generation.beside(path)
-    path.write_bytes(b"easy\tno\tno\n" * (length // 10))
-    note.write_text(change(note.read_text()))
-    write()
-    assert path.read_bytes() == first
+    assert write() == [f"easy\t{found}" for found in range(1, 8)]
+    first = path.read_text()
+    path.write_text(file(first))
+    beside = mathematics_generation.beside(path)
+    beside.write_text(note(beside.read_text()))
+    assert write()[0] == ("easy\t7" if gone_on else "easy\t1")
+    assert path.read_text() == first
 
 
 @pytest.mark.parametrize("found", ["0.9", None])

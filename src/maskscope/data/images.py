@@ -52,8 +52,13 @@ def rows_of(split: Literal["train", "valid"], examples: int) -> Int64[Tensor, " 
     Examples:
         >>> len(rows_of("train", 60_000)), len(rows_of("valid", 60_000))
         (48017, 11983)
+
+    Raises:
+        ValueError: So few examples that one of the two would be empty.
     """
     kept = np.random.RandomState(_SEED).rand(examples) > _VALID
+    if kept.all() or not kept.any():
+        raise ValueError(f"of {examples} training images a fifth cannot be held out; get the whole file, or more of it")
     return torch.from_numpy(np.flatnonzero(kept if split == "train" else ~kept))
 
 

@@ -18,7 +18,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -76,6 +76,8 @@ class Begun(NamedTuple):
     """That they took."""
     length: int
     """Bytes of the file."""
+    digest: str
+    """Of those: a file that was altered since is none to go on with."""
     states: list[Any]
     """Of the random numbers of Python and NumPy."""
 
@@ -230,7 +232,9 @@ def main(task: Task, seed: int, path: Path, every: int, wanted: Mapping[Level, i
         beside(path).unlink(missing_ok=True)
     with path.open("r+b" if begun else "w+b") as file:
         file.truncate(begun.length if begun else 0)
-        seen = {line.split("\t")[1] for line in file.read().decode().splitlines()}
+        written = file.read()
+        digest = _digest(written)
+        seen = {line.split("\t")[1] for line in written.decode().splitlines()}
         whole = levels[: levels.index(begun.level)] if begun else []
         for level in whole:
             sys.stdout.write(f"{level}\t{wanted[level]}\n")
@@ -238,10 +242,15 @@ def main(task: Task, seed: int, path: Path, every: int, wanted: Mapping[Level, i
             here = begun if begun and begun.level == level else None
             found = here.found if here else 0
             for drawn in questions(task, level, wanted[level], seed, seen, here):
-                file.write(f"{level}\t{drawn.question}\t{drawn.answer}\n".encode())
+                line = f"{level}\t{drawn.question}\t{drawn.answer}\n".encode()
+                file.write(line)
+                digest.update(line)
                 found += 1
                 if found % every == 0:
-                    _keep(file, path, level, found, drawn.draws)
+                    file.flush()
+                    os.fsync(file.fileno())  # what is said to be there has to be there first
+                    at = (file.tell(), digest.hexdigest())
+                    _note(path, Begun(_versions(), level, found, drawn.draws, *at, _states()))
                 sys.stdout.write(f"{level}\t{found}\n")
 
 
@@ -250,14 +259,15 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _keep(file: BinaryIO, path: Path, level: Level, found: int, draws: int) -> None:
-    """Say that the file can be gone on with from here: first it is there, then that is said, whole or not at all."""
-    file.flush()
-    os.fsync(file.fileno())
-    begun = Begun(_versions(), level, found, draws, file.tell(), _states())
+def _note(path: Path, begun: Begun) -> None:
+    """Say where a file can be gone on with, whole or not at all."""
     new = path.with_name(f"{path.name}.new")
     new.write_text(json.dumps(begun._asdict()), encoding="utf-8")
     new.replace(beside(path))
+
+
+def _digest(content: bytes) -> hashlib.blake2b:
+    return hashlib.blake2b(content, digest_size=16)
 
 
 @cache
@@ -272,9 +282,11 @@ def _begun(path: Path) -> Begun | None:
         return None
     try:
         begun = Begun(**json.loads(beside(path).read_text(encoding="utf-8")))
+        with path.open("rb") as file:
+            same = _digest(file.read(begun.length)).hexdigest() == begun.digest
     except (ValueError, TypeError):
         return None
-    return begun if begun.versions == _versions() and begun.length <= path.stat().st_size else None
+    return begun if same and begun.versions == _versions() else None
 
 
 if __name__ == "__main__":

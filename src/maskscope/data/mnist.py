@@ -99,6 +99,8 @@ def read_idx(path: Path, sizes: tuple[int, ...]) -> UInt8[Tensor, "examples ..."
             f"expected {magic.hex()} and a header of {header} bytes; {again}"
         )
     examples, *found = np.frombuffer(content, ">u4", 1 + len(sizes), offset=4).tolist()
+    if not examples:
+        raise ValueError(f"{path} holds no examples, its header says so; {again}")
     if tuple(found) != sizes:
         raise ValueError(f"{path} holds examples of size {tuple(found)}, expected {sizes}; is it another data set?")
     expected = header + examples * math.prod(sizes)

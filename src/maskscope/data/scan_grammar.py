@@ -1,13 +1,11 @@
-"""The commands of SCAN, their actions and its four splits, generated from the rules; the original files, to compare."""
+"""The commands of SCAN, their actions and its four splits, generated from the rules."""
 
 from __future__ import annotations
 
 import base64
-import tarfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib import resources
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 SplitName = Literal["simple", "length", "jump", "turn left"]
@@ -24,17 +22,6 @@ _COPIES = {"jump": 1_467, "turn left": 2_189}
 """How often training files of the two splits repeat the one command they have of what is tested: 10 % of the file."""
 _LONGEST_LEARNED = 22
 """Actions up to which the split by length trains. No command has 23."""
-
-ARCHIVE = "scan-original.tar.xz"
-"""All files of ``ORIGINALS`` and ``tasks.txt`` in one."""
-
-ORIGINALS: dict[SplitName, str] = {
-    "simple": "simple_split/tasks_{half}_simple.txt",
-    "length": "length_split/tasks_{half}_length.txt",
-    "jump": "add_prim_split/tasks_{half}_addprim_jump.txt",
-    "turn left": "add_prim_split/tasks_{half}_addprim_turn_left.txt",
-}
-"""Where the original files lie in their repository, brendenlake/SCAN; a half is ``train`` or ``test``."""
 
 
 class Example(NamedTuple):
@@ -136,28 +123,3 @@ def _in_simple_test() -> Callable[[int, Example], bool]:
     text = resources.files("maskscope.data").joinpath("scan_simple_test.b64").read_text(encoding="ascii")
     bits = base64.b64decode(text)
     return lambda i, _: bool(bits[i >> 3] >> (i & 7) & 1)
-
-
-def original(folder: Path, name: str) -> tuple[Example, ...]:
-    """The examples of an original file, duplicates included, in its order; SCAN itself does not need it.
-
-    Args:
-        folder: Holds the files as their repository does, or ``ARCHIVE``.
-        name: One of ``ORIGINALS`` with its half put in, or ``tasks.txt``, which has every command once.
-
-    Raises:
-        FileNotFoundError: Neither is there.
-    """
-    unpacked, archive = folder / name, folder / ARCHIVE
-    if unpacked.exists():
-        text = unpacked.read_text(encoding="ascii")
-    elif archive.exists():
-        with tarfile.open(archive) as files:
-            member = files.extractfile(name)
-            text = member.read().decode("ascii") if member else ""
-    else:
-        raise FileNotFoundError(
-            f"neither {name} nor {ARCHIVE} is in {folder}; put there the files of github.com/brendenlake/SCAN"
-        )
-    pairs = (line.removeprefix("IN: ").split(" OUT: ") for line in text.splitlines())
-    return tuple(Example(command, actions) for command, actions in pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console, Group
@@ -9,7 +10,7 @@ from rich.panel import Panel as Frame
 from rich.text import Text
 
 from maskscope.analysis.modularity import Estimate, estimate
-from maskscope.report.chart import COLOURS, Chart, Panel, Series, means, stds
+from maskscope.report.chart import COLOURS, Chart, Heat, Panel, Series, Style, means, stds
 from maskscope.report.grid import Grid, percent, rich_table
 from maskscope.report.load import ContinualRun
 from maskscope.runs.verdict import Verdict
@@ -28,9 +29,10 @@ def new(run: ContinualRun) -> Estimate:
     return estimate(task.accuracies[-1] for result in run.results for task in result.tasks)
 
 
-def old(run: ContinualRun) -> Estimate:
-    """Accuracy after all tasks, over all tasks but the last and seeds."""
-    return estimate(value for result in run.results for value in result.tasks[-1].accuracies[:-1])
+def old(run: ContinualRun, after: int | None = None) -> Estimate:
+    """Accuracy after a task (default: after all), over all tasks before it and seeds."""
+    last = run.tasks - 1 if after is None else after
+    return estimate(value for result in run.results for value in result.tasks[last].accuracies[:-1])
 
 
 def retained(run: ContinualRun) -> Estimate:
@@ -46,6 +48,11 @@ def shared(run: ContinualRun, task: int, where: str) -> Estimate:
 def used(run: ContinualRun, task: int, where: str) -> Estimate:
     """Share of units that any mask keeps after a task."""
     return estimate(dict(result.tasks[task].used)[where] for result in run.results)
+
+
+def used_before(run: ContinualRun, task: int, where: str) -> Estimate:
+    """Share of units that any mask keeps before a task: what a random mask of it would share."""
+    return used(run, task - 1, where) if task else estimate([0.0 for _ in run.results])
 
 
 def used_together(run: ContinualRun, task: int) -> Estimate:
@@ -82,7 +89,11 @@ def verdict(run: ContinualRun) -> Verdict:
     )
     ends = {where: shared(run, run.tasks - 1, where) for where in sharable(run)}
     empty = " and ".join(where for where, share in ends.items() if not share.n)
-    layered = ", ".join(f"{percent(share)}% in {where}" for where, share in ends.items() if share.n)
+    layered = ", ".join(
+        f"{percent(share)}% in {where} (chance: {percent(used_before(run, run.tasks - 1, where))})"
+        for where, share in ends.items()
+        if share.n
+    )
     text = (
         f"New tasks are learned to {percent(new(run))}%. The last one shares {layered or 'none'} of its units with earlier masks, "
         f"which keep {percent(used_together(run, max(0, run.tasks - 2)))}% of all units there."
@@ -127,18 +138,38 @@ def forgetting(runs: Sequence[ContinualRun]) -> Chart:
     first: list[Series] = []
     fresh: list[Series] = []
     for run, colour in zip(runs, COLOURS * len(runs), strict=False):
+        style: Style = "line and points" if run.experiment.protection == "frozen" else "dashed"
         x = tuple(float(task) for task in range(run.tasks))
         for series, values in (
             (first, [right(run, 0, task) for task in range(run.tasks)]),
             (fresh, [right(run, task, task) for task in range(run.tasks)]),
         ):
-            series.append(Series(run.name, "line and points", colour, x, means(values), stds(values)))
+            series.append(Series(run.name, style, colour, x, means(values), stds(values)))
     bounds = (-0.02, 1.02)
     panels = (
         Panel("permutation just learned", "accuracy", tuple(first), "on the first one", "whole", y_range=bounds),
         Panel("permutation", "accuracy", tuple(fresh), "on each, when it is learned", "whole", y_range=bounds),
     )
-    return Chart("forgetting", "What is forgotten", "Chance is 10%. Error bars: over seeds.", panels, 460)
+    caption = (
+        "Dashed: nothing is frozen. What is frozen is not forgotten: such lines lie on each other on the left, but where the first "
+        "permutation was learned at another rate. Chance is 10%. Error bars: over seeds."
+    )
+    return Chart("forgetting", "What is forgotten", caption, panels, 460)
+
+
+def remembered(run: ContinualRun) -> Chart:
+    """Accuracy on every earlier task after each one."""
+    tasks = range(run.tasks)
+    rows = [[right(run, task, after).mean if task <= after else math.nan for after in tasks] for task in tasks]
+    rows.append([old(run, after).mean if after else math.nan for after in tasks])
+    names = tuple(map(str, tasks))
+    cells = tuple(tuple(100 * value for value in row) for row in rows)
+    heat = Heat("permutation just learned", "accuracy on, in %", names, (*names, "all earlier"), cells, 0.0, 100.0)
+    caption = (
+        "Each row is a permutation, under its own mask, from when it was learned on; the last row is the mean over all that were "
+        "learned before. Means over seeds."
+    )
+    return Chart("remembered", "Every permutation after each later one", caption, (heat,), 430)
 
 
 def sharing(run: ContinualRun) -> Chart:
@@ -152,7 +183,7 @@ def sharing(run: ContinualRun) -> Chart:
     for where, colour in zip(sharable(run), COLOURS[1:], strict=False):
         values = [shared(run, task, where) for task in range(1, run.tasks)]
         series.append(Series(where, "line and points", colour, x, means(values), stds(values)))
-        before = tuple(used(run, task - 1, where).mean for task in range(1, run.tasks))
+        before = means(used_before(run, task, where) for task in range(1, run.tasks))
         chance.append(Series(f"{where}: units used before", "dotted", colour, x, before))
     caption = (
         "Of the units that a permutation's mask keeps, those that an earlier one kept. Dotted: the share of units that earlier "
@@ -160,6 +191,11 @@ def sharing(run: ContinualRun) -> Chart:
     )
     panel = Panel("permutation", "share of its units", (*series, *chance), x_axis="whole", y_range=(-0.02, 1.02))
     return Chart("sharing", "Sharing with earlier permutations", caption, (panel,), 420)
+
+
+def charts(run: ContinualRun) -> tuple[Chart, ...]:
+    """What is drawn of each."""
+    return remembered(run), sharing(run)
 
 
 def print_continual(runs: Sequence[ContinualRun], console: Console) -> None:

@@ -142,11 +142,13 @@ def _plots(run: Run, said: Verdict, anchor: str) -> tuple[Plot, ...]:
 
 def _in_turn(run: ContinualRun, index: int) -> Section:
     anchor = f"network-{index}"
-    drawn = continual.sharing(run)
-    plot = Plot(drawn.title, drawn.caption, _html(figures.rendered(drawn), anchor))
+    plots = tuple(
+        Plot(chart.title, chart.caption, _html(figures.rendered(chart), f"{anchor}-{i}"))
+        for i, chart in enumerate(continual.charts(run))
+    )
     said, table = continual.verdict(run), continual.table_tasks(run)
     seeds = _table_seeds(run.seeds)
-    return Section(anchor, run.name, said, "", (), (table,), (plot,), seeds, run.experiment.to_json())
+    return Section(anchor, run.name, said, "", (), (table,), plots, seeds, run.experiment.to_json())
 
 
 def _table_seeds(seeds: Sequence[SeedRun | ContinualSeed]) -> Grid:

@@ -23,7 +23,7 @@ from maskscope.report.tables import (
     table_pairs,
     table_specialization,
 )
-from maskscope.runs.estimates import accuracies, accuracy, judged_in, sharing
+from maskscope.runs.estimates import accuracies, accuracy, compared, judged_in, sharing
 from maskscope.runs.results import ALL, ENDS, HIDDEN
 from maskscope.runs.verdict import verdict
 
@@ -287,15 +287,22 @@ def gradients(setting: Setting) -> str:
 
 
 def repeatability(setting: Setting) -> str:
-    """Overlap of masks of one subtask learned twice, and of different subtasks."""
+    """IoU of masks of one pair of classes learned twice, and of different pairs by how many classes they have in common."""
     rows: list[list[str]] = []
     for run in setting.runs:
-        overlap = table_overlap(run)
-        if overlap is not None:
-            rows += [
-                [run.name, row[0], row[3], row[1], row[2]] for row in overlap.rows if row[0] in (HIDDEN, ENDS, ALL)
-            ]
-    return markdown(("of", "where", "IoU, the same twice", "IoU, different ones", "chance"), rows)
+        for where in (HIDDEN, ENDS, ALL):
+            by_common: dict[str | int, list[float]] = {"again": [], 1: [], 0: []}
+            chance: list[float] = []
+            for item in compared(run.results, where):
+                one, other = item.first.subtask, item.second.subtask
+                common = "again" if one == other else len(set(one.split(", ")) & set(other.split(", ")))
+                by_common[common].append(item.overlap.iou)
+                if common != "again":
+                    chance.append(item.overlap.chance_iou)
+            cells = [f"{ratio(found)}, n = {found.n}" for found in map(estimate, by_common.values())]
+            rows.append([run.name, where, *cells, f"{estimate(chance).mean:.2f}"])
+    header = ("of", "where", "IoU, the same twice", "one class in common", "none in common", "chance")
+    return markdown(header, rows)
 
 
 def named_rows(rows: Mapping[str, Mapping[str, str]]) -> str:
@@ -346,7 +353,7 @@ def in_turn(setting: Setting) -> str:
                 percent(continual.right(run, 0, last)),
                 percent(continual.retained(run)),
                 percent(continual.old(run)),
-                *(percent(continual.shared(run, last, where)) for where in layers),
+                *(_against_chance(run, last, where) for where in layers),
                 percent(continual.used_together(run, last)),
                 str(len(run.seeds)),
             ]
@@ -359,4 +366,10 @@ def in_turn(setting: Setting) -> str:
         "first, retained",
         "all earlier, in the end (± over permutations)",
     )
-    return markdown((*header, *(f"last shares in {where}" for where in layers), "used of shared layers", "n"), rows)
+    shares = (f"last shares in {where} (chance)" for where in layers)
+    return markdown((*header, *shares, "used of shared layers", "n"), rows)
+
+
+def _against_chance(run: ContinualRun, task: int, where: str) -> str:
+    found = continual.shared(run, task, where)
+    return f"{percent(found)} ({percent(continual.used_before(run, task, where))})" if found.n else "–"

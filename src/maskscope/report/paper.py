@@ -65,7 +65,8 @@ def _charts(found: Found) -> Iterator[tuple[str, Chart]]:
         for chart in charts.of_run(run):
             yield segment(run.experiment.variant), chart
     for run in found.continual:
-        yield segment(run.experiment.variant), continual.sharing(run)
+        for chart in continual.charts(run):
+            yield segment(run.experiment.variant), chart
 
 
 _TABLES = 2
