@@ -16,6 +16,7 @@ from maskscope.analysis.ablate import completed
 from maskscope.core.files import load_tensors
 from maskscope.core.layout import layout
 from maskscope.core.mask import Mask
+from maskscope.data.cifar10 import ClassRemoval
 from maskscope.data.cifar10_archive import CLASSES
 from maskscope.data.scan_grammar import SPLITS, halves
 from maskscope.report import charts
@@ -137,6 +138,25 @@ def test_a_network_that_comes_trained_is_taken_as_it_comes(tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours if not name.endswith("num_batches_tracked"))
     mean = sum(item.value for item in results.accuracies) / len(results.accuracies)
     assert mean > 0.85  # 400 images; 91.7 % of all 3,000
+
+
+@pictures.needs_data
+def test_masks_of_a_trained_network_cover_all_of_it_with_the_output_layer_of_the_control_mask(tmp_path, monkeypatch):
+    whole = ClassRemoval.tests
+    monkeypatch.setattr(ClassRemoval, "subtasks", ClassRemoval.subtasks[:2])  # of ten
+    monkeypatch.setattr(ClassRemoval, "tests", lambda *args: [tuple(part[:4] for part in whole(*args)[0])])
+    results = run(tmp_path, tiny.PRETRAINED)
+    folder, data = folder_of(tmp_path, tiny.PRETRAINED, 0), tiny.PRETRAINED.data
+    control, *others = (Mask.load(folder.mask(name, 0)) for name in (data.full, *data.subtasks))
+    assert {"bn1.weight", "bn1.bias", "conv1.weight", "linear.bias"} <= set(control.layout.names)
+    for mask in others:
+        assert 0 < mask.kept_units < mask.layout.units
+        assert not torch.equal(mask.parameter("conv1.weight"), control.parameter("conv1.weight"))
+        for name in ("linear.weight", "linear.bias"):
+            assert torch.equal(mask.parameter(name), control.parameter(name))
+    tested = {(item.mask.subtask, item.subtask) for item in results.accuracies if item.network == "mask"}
+    assert tested == {(mask, name) for mask in (data.full, *data.subtasks) for name in data.tested}
+    assert len(drops(tiny.PRETRAINED, [results])) == len(data.subtasks)
 
 
 def test_mathematics_runs_from_end_to_end(tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def _fewer(experiment: Experiment, steps: int) -> Experiment:
     They begin with a keep probability of .993: with every gain of batch normalisation masked too, what is left of ResNet-20 at
     the published .88 computes nothing (cross-entropy 2.0 after 250 steps; from .993 on it is .1). From there, 300 steps at the
     default rate and the published penalty of ResNet-110 remove a tenth of the weights; three times the rate, and a penalty that
-    is 6 times as large, as the network has 6 times fewer weights, remove three tenths within 150.
+    is 6 times as large, as ResNet-20 has 6 times fewer weights, remove three tenths within 150. The deeper ones take the same.
     """
     schedule = replace(FAST, steps=steps, learning_rate=0.3, init=5.0, warmup=0.1)
     return experiment.remasked(schedule=schedule, penalty=1e-6)

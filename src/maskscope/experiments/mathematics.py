@@ -91,7 +91,10 @@ _SMALL = TransformerSettings(width=128, heads=4, encoder=2, decoder=2, feedforwa
 def _small(
     experiment: Experiment, network: TransformerSettings, training: int, steps: int, questions: int
 ) -> Experiment:
-    """The same task for a small network, which learns faster, and under the fast schedule."""
+    """The same task for a small network, which learns faster, and under the fast schedule.
+
+    One penalty for all tasks, 10 to 400 times the published ones: it is added up over 67 times fewer weights, in fewer steps.
+    """
     data = experiment.data
     assert isinstance(data, Mathematics)
     schedule = replace(FAST, steps=steps)

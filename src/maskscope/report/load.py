@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from maskscope.core.learning.settling import is_unsettled
 from maskscope.core.mask import Mask
@@ -15,6 +15,16 @@ from maskscope.runs.experiment import Experiment, from_json
 from maskscope.runs.pipeline import TrainingRecord
 from maskscope.runs.results import MaskName, MaskRecord, SeedResults
 from maskscope.runs.store import RunFolder, read_record
+
+
+class Unsettled(NamedTuple):
+    """Masks that should have been learned for longer."""
+
+    masks: int
+    of: int
+    """Masks whose learning curves are there."""
+    most: float
+    """The largest share of units that changed at the end."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,14 @@ class Run:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What stands in the way of a verdict, and whether masks should have been learned for longer."""
-        return (*self.reasons, *self._unsettled)
+        late = self.unsettled
+        if late is None:
+            return self.reasons
+        text = (
+            f"{late.masks} of {late.of} masks had not settled: over the last 4% of the steps at the full learning rate up to "
+            f"{late.most:.0%} of their units still changed; more steps may make masks more alike"
+        )
+        return (*self.reasons, text)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -70,18 +87,12 @@ class Run:
         )
 
     @property
-    def _unsettled(self) -> list[str]:
-        """Known of masks whose learning curves are there."""
+    def unsettled(self) -> Unsettled | None:
+        """Known of masks whose learning curves are there; None where all had settled."""
         masking = self.experiment.masking
         last = [record.curve[-1].changed for seed in self.seeds for record in seed.records if record.curve]
         changed = [share for share in last if share is not None and masking and is_unsettled(share, masking.schedule)]
-        if not changed:
-            return []
-        text = (
-            f"{len(changed)} of {len(last)} masks had not settled: over the last 4% of the steps at the full learning rate up to "
-            f"{max(changed):.0%} of their units still changed; more steps may make masks more alike"
-        )
-        return [text]
+        return Unsettled(len(changed), len(last), max(changed)) if changed else None
 
     @property
     def weights(self) -> int:

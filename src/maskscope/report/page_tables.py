@@ -88,6 +88,14 @@ class Setting:
         return ", ".join(f"{run.name} {estimate(seed.seconds for seed in run.seeds).mean / 60:.0f} min" for run in runs)
 
     @property
+    def unsettled(self) -> str:
+        """Which masks should have been learned for longer; empty where none."""
+        late = {run.name: run.unsettled for run in self.runs if run.unsettled}
+        if len(self.runs) > _MANY:
+            return f"those of {len(late)} of {len(self.runs)} networks" if late else ""
+        return ", ".join(f"{name} {found.masks} of {found.of} ({found.most:.0%})" for name, found in late.items())
+
+    @property
     def _seeds(self) -> list[SeedRun | ContinualSeed]:
         return [seed for run in (*self.runs, *self.continual) for seed in run.seeds]
 
