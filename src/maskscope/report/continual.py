@@ -90,13 +90,13 @@ def verdict(run: ContinualRun) -> Verdict:
     ends = {where: shared(run, run.tasks - 1, where) for where in sharable(run)}
     empty = " and ".join(where for where, share in ends.items() if not share.n)
     layered = ", ".join(
-        f"{percent(share)}% in {where} (chance: {percent(used_before(run, run.tasks - 1, where))})"
+        f"{percent(share)}% in {where} ({percent(used_before(run, run.tasks - 1, where))}% of all units there)"
         for where, share in ends.items()
         if share.n
     )
     text = (
-        f"New tasks are learned to {percent(new(run))}%. The last one shares {layered or 'none'} of its units with earlier masks, "
-        f"which keep {percent(used_together(run, max(0, run.tasks - 2)))}% of all units there."
+        f"New tasks are learned to {percent(new(run))}%. Of the units that the last one keeps, earlier masks keep {layered or 'none'}; "
+        f"together {percent(used_together(run, max(0, run.tasks - 2)))}% of these layers."
         f"{f' It keeps nothing of {empty}.' if empty else ''}"
     )
     return Verdict("nothing forgotten" if remembers else "forgets", headline, overlap, text, None)
