@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from maskscope.core.files import load_tensors
 from maskscope.core.mask import Mask
 from maskscope.experiments.permuted_mnist import STANDARD
 from maskscope.report.collect import collect
-from maskscope.report.continual import print_continual, retained, verdict
+from maskscope.report.continual import forgetting, print_continual, remembered, retained, verdict
 from maskscope.report.html import write_report
 from maskscope.report.load import find
 from maskscope.report.paper import write_figures
@@ -20,6 +22,8 @@ from maskscope.runs.continual import ContinualRunner
 from maskscope.runs.loop import Paused
 from maskscope.runs.store import folder_of
 from tiny import CONTINUAL
+
+RESULTS = Path(__file__).parents[2] / "results" / "permuted-mnist" / "standard"
 
 VARIANTS = [
     replace(CONTINUAL, variant=f"{protection}-{own}", protection=protection, own_first_layer=own)
@@ -139,6 +143,30 @@ def test_reports_have_it(root, tmp_path):
     assert "NOTHING FORGOTTEN" in console.file.getvalue()
     collect(found, tmp_path / "small")
     assert find(tmp_path / "small").continual[0].results == found.continual[0].results
+
+
+def test_every_permutation_is_drawn_after_each_later_one():
+    (run_,) = find(RESULTS / "unprotected-slow").continual
+    tasks = run_.results[0].tasks
+    (heat,) = remembered(run_).panels
+    *rows, earlier = heat.values
+    for after, task in enumerate(tasks):
+        assert [row[after] for row in rows[: after + 1]] == pytest.approx([100 * value for value in task.accuracies])
+        assert all(math.isnan(row[after]) for row in rows[after + 1 :])
+    assert math.isnan(earlier[0])
+    assert earlier[2] == pytest.approx(50 * sum(tasks[2].accuracies[:2]))
+
+
+def test_what_is_not_frozen_is_dashed_and_said_to_be():
+    (frozen,), (free,) = (find(RESULTS / name).continual for name in ("frozen", "unprotected-slow"))
+    both = forgetting([frozen, free])
+    assert {series.name: series.style for series in both.panels[0].series} == {
+        frozen.name: "line and points",
+        free.name: "dashed",
+    }
+    assert both.caption.startswith("Dashed: nothing is frozen. Chance")
+    assert forgetting([frozen]).caption.startswith("Chance")
+    assert "those lines lie on each other" in forgetting([frozen, frozen]).caption
 
 
 def test_damaged_results_are_left_out_with_the_reason(root, tmp_path):

@@ -150,9 +150,11 @@ def forgetting(runs: Sequence[ContinualRun]) -> Chart:
         Panel("permutation just learned", "accuracy", tuple(first), "on the first one", "whole", y_range=bounds),
         Panel("permutation", "accuracy", tuple(fresh), "on each, when it is learned", "whole", y_range=bounds),
     )
+    frozen = sum(run.experiment.protection == "frozen" for run in runs)
     caption = (
-        "Dashed: nothing is frozen. What is frozen is not forgotten: such lines lie on each other on the left, but where the first "
-        "permutation was learned at another rate. Chance is 10%. Error bars: over seeds."
+        f"{'Dashed: nothing is frozen. ' if frozen < len(runs) else ''}"
+        f"{'What is frozen is not forgotten: those lines lie on each other on the left. ' if frozen > 1 else ''}"
+        "Chance is 10%. Error bars: over seeds."
     )
     return Chart("forgetting", "What is forgotten", caption, panels, 460)
 
@@ -164,7 +166,9 @@ def remembered(run: ContinualRun) -> Chart:
     rows.append([old(run, after).mean if after else math.nan for after in tasks])
     names = tuple(map(str, tasks))
     cells = tuple(tuple(100 * value for value in row) for row in rows)
-    heat = Heat("permutation just learned", "accuracy on, in %", names, (*names, "all earlier"), cells, 0.0, 100.0)
+    heat = Heat(
+        "permutation just learned", "accuracy on permutation, in %", names, (*names, "all earlier"), cells, 0.0, 100.0
+    )
     caption = (
         "Each row is a permutation, under its own mask, from when it was learned on; the last row is the mean over all that were "
         "learned before. Means over seeds."
