@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 
 from rich.console import Console, Group
 from rich.panel import Panel as Frame
@@ -137,7 +138,9 @@ def forgetting(runs: Sequence[ContinualRun]) -> Chart:
     """Accuracy on the first task, and on new ones, while others are learned."""
     first: list[Series] = []
     fresh: list[Series] = []
-    for run, colour in zip(runs, COLOURS * len(runs), strict=False):
+    palettes = {"frozen": cycle(COLOURS), "none": cycle(reversed(COLOURS))}
+    for run in runs:
+        colour = next(palettes[run.experiment.protection])
         style: Style = "line and points" if run.experiment.protection == "frozen" else "dashed"
         x = tuple(float(task) for task in range(run.tasks))
         for series, values in (
