@@ -15,7 +15,7 @@ from jinja2 import PackageLoader, StrictUndefined
 
 from maskscope.report import page_tables
 from maskscope.report.load import find
-from maskscope.report.page_tables import Setting
+from maskscope.report.setting import Setting
 from maskscope.runs.store import write_text
 
 ORDER = ("quick", "standard", "paper")
