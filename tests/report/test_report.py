@@ -22,7 +22,9 @@ from maskscope.report.grid import narrow
 from maskscope.report.html import write_report
 from maskscope.report.load import Found, find
 from maskscope.report.page import write_page
+from maskscope.report.page_tables import repeatability
 from maskscope.report.paper import drawn, write_figures
+from maskscope.report.setting import Setting
 from maskscope.report.shared_tables import table_overlap, table_shares, table_sizes
 from maskscope.report.tables import print_runs, table_one, table_outcomes
 from maskscope.runs.estimates import accuracy
@@ -315,6 +317,21 @@ def test_the_page_of_experiments_is_what_its_command_writes(tmp_path):
     here = Path(__file__).parents[2]
     written = write_page(here / "results", tmp_path / "page.md").read_text(encoding="utf-8")
     assert (here / "docs" / "experiments.md").read_text(encoding="utf-8") == written, "run make experiments"
+
+
+def test_a_pair_of_classes_drawn_the_other_way_round_is_the_same_pair():
+    (run,) = find(RESULTS / "cifar10-pairs" / "standard").runs
+    turned = {"airplane, bird": "bird, airplane"}
+
+    def again(name):
+        return replace(name, subtask=turned.get(name.subtask, name.subtask)) if name.seed else name
+
+    (result,) = run.results
+    overlaps = tuple(replace(item, first=again(item.first), second=again(item.second)) for item in result.overlaps)
+    assert overlaps != result.overlaps
+    other = replace(run, seeds=(replace(run.seeds[0], results=replace(result, overlaps=overlaps)),))
+    tables = [repeatability(Setting("cifar10-pairs", "standard", (item,))) for item in (run, other)]
+    assert tables[0] == tables[1]
 
 
 def test_an_untrained_network_is_not_judged(root):

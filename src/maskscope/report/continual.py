@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 
 from rich.console import Console, Group
@@ -14,6 +14,7 @@ from maskscope.analysis.modularity import Estimate, estimate
 from maskscope.report.chart import COLOURS, Chart, Heat, Panel, Series, Style, means, stds
 from maskscope.report.grid import Grid, percent, rich_table
 from maskscope.report.load import ContinualRun
+from maskscope.runs.continual import Protection
 from maskscope.runs.verdict import Verdict
 
 REMEMBERS_ABOVE = 0.95
@@ -138,10 +139,11 @@ def forgetting(runs: Sequence[ContinualRun]) -> Chart:
     """Accuracy on the first task, and on new ones, while others are learned."""
     first: list[Series] = []
     fresh: list[Series] = []
-    palettes = {"frozen": cycle(COLOURS), "none": cycle(reversed(COLOURS))}
-    for run in runs:
-        colour = next(palettes[run.experiment.protection])
-        style: Style = "line and points" if run.experiment.protection == "frozen" else "dashed"
+    styles: dict[Protection, Style] = {"frozen": "line and points", "none": "dashed"}
+    colours: dict[Protection, Iterator[str]] = {"frozen": cycle(COLOURS), "none": cycle(reversed(COLOURS))}
+    kinds: list[Protection] = [run.experiment.protection for run in runs]
+    for run, kind in zip(runs, kinds, strict=True):
+        style, colour = styles[kind], next(colours[kind])
         x = tuple(float(task) for task in range(run.tasks))
         for series, values in (
             (first, [right(run, 0, task) for task in range(run.tasks)]),
@@ -153,10 +155,9 @@ def forgetting(runs: Sequence[ContinualRun]) -> Chart:
         Panel("permutation just learned", "accuracy", tuple(first), "on the first one", "whole", y_range=bounds),
         Panel("permutation", "accuracy", tuple(fresh), "on each, when it is learned", "whole", y_range=bounds),
     )
-    frozen = sum(run.experiment.protection == "frozen" for run in runs)
     caption = (
-        f"{'Dashed: nothing is frozen. ' if frozen < len(runs) else ''}"
-        f"{'What is frozen is not forgotten: those lines lie on each other on the left. ' if frozen > 1 else ''}"
+        f"{'Dashed: nothing is frozen. ' if 'none' in kinds else ''}"
+        f"{'What is frozen is not forgotten: those lines lie on each other on the left. ' if kinds.count('frozen') > 1 else ''}"
         "Chance is 10%. Error bars: over seeds."
     )
     return Chart("forgetting", "What is forgotten", caption, panels, 460)

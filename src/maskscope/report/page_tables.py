@@ -225,13 +225,13 @@ def repeatability(setting: Setting) -> str:
     rows: list[list[str]] = []
     for run in setting.runs:
         for where in (HIDDEN, ENDS, ALL):
-            by_common: dict[str | int, list[float]] = {"again": [], 1: [], 0: []}
+            by_common: dict[int, list[float]] = {2: [], 1: [], 0: []}  # with two in common, a pair is the same pair
             chance: list[float] = []
             for item in compared(run.results, where):
-                one, other = item.first.subtask, item.second.subtask
-                common = "again" if one == other else len(set(one.split(", ")) & set(other.split(", ")))
+                one, other = (set(name.subtask.split(", ")) for name in (item.first, item.second))
+                common = len(one & other)
                 by_common[common].append(item.overlap.iou)
-                if common != "again":
+                if common < 2:
                     chance.append(item.overlap.chance_iou)
             cells = [f"{ratio(found)}, n = {found.n}" for found in map(estimate, by_common.values())]
             rows.append([run.name, where, *cells, f"{estimate(chance).mean:.2f}"])

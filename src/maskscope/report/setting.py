@@ -31,7 +31,7 @@ class Setting:
         threads = {seed.environment.threads for seed in self._seeds}
         every = [f"--threads {count}" for count in threads if len(threads) == 1]
         variants: dict[tuple[int, ...], list[str]] = {}
-        for run in (*self.runs, *self.continual):
+        for run in self._every_run:
             variants.setdefault(tuple(seed.seed for seed in run.seeds), []).append(run.experiment.variant)
         commands = (
             [
@@ -65,7 +65,7 @@ class Setting:
     @property
     def minutes(self) -> str:
         """How long a seed of each network took, training and masks."""
-        runs = (*self.runs, *self.continual)
+        runs = self._every_run
         if len(runs) > _MANY:
             minutes = [estimate(seed.seconds for seed in run.seeds).mean / 60 for run in runs]
             return f"{min(minutes):.1f} to {max(minutes):.1f} min"
@@ -80,5 +80,9 @@ class Setting:
         return ", ".join(f"{name} {found.masks} of {found.of} ({found.most:.0%})" for name, found in late.items())
 
     @property
+    def _every_run(self) -> tuple[Run | ContinualRun, ...]:
+        return (*self.runs, *self.continual)
+
+    @property
     def _seeds(self) -> list[SeedRun | ContinualSeed]:
-        return [seed for run in (*self.runs, *self.continual) for seed in run.seeds]
+        return [seed for run in self._every_run for seed in run.seeds]
